@@ -1,0 +1,117 @@
+"""The tables that a fabric becomes: all that the engine knows of the wires.
+
+Numbering (docs/physics.md, section 2). Nodes: terminals ``0 .. num_terminals - 1``, then switches.
+Channels: ordered by plane, then by source node within the plane, so the outputs of one node in one
+plane are consecutive; a channel's *place* is its number counted from the first channel of its plane.
+Planes that are alike number their places alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PacketFormat:
+    """How a message share is cut (docs/physics.md, section 4)."""
+
+    name: str
+    max_payload_bytes: int
+    overhead_bytes: int
+    flit_bytes: int
+    stripe_min_bytes: int
+
+    def wire_bytes(self, payload_bytes: int) -> int:
+        """Bytes on the wire for one packet: payload and overhead, rounded up to whole flits."""
+        flits = -(-(payload_bytes + self.overhead_bytes) // self.flit_bytes)
+        return flits * self.flit_bytes
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What a terminal adds to the wires (docs/physics.md, section 8).
+
+    Copy and ejection rates are per channel and stand in the channel table.
+    """
+
+    launch_latency_ps: int
+    message_overhead_ps: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class Channels:
+    """One row per channel, in numbering order; all arrays have the same length.
+
+    Rates are rationals in picoseconds per byte: ``num / den``. A copy or ejection rate with
+    ``num == 0`` does not limit. ``copy_*`` counts on channels that leave a terminal,
+    ``ejection_*`` on channels that enter one (a mesh channel is both).
+    """
+
+    source_node: Int32
+    target_node: Int32
+    plane: Int32
+    place: Int32
+    channel_class: Int32
+    ps_per_byte_num: Int64
+    ps_per_byte_den: Int64
+    latency_ps: Int64
+    buffer_bytes: Int64
+    copy_ps_per_byte_num: Int64
+    copy_ps_per_byte_den: Int64
+    ejection_ps_per_byte_num: Int64
+    ejection_ps_per_byte_den: Int64
+
+    def __len__(self) -> int:
+        return len(self.source_node)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A fabric as tables.
+
+    Routing. At switch ``s`` a packet for terminal ``d`` has the candidates
+    ``candidates[route_first[r, d] : route_first[r, d] + route_count[r, d]]`` with ``r = s - num_terminals``:
+    channel numbers in the order of the fabric. ``spray_start[c]`` is the first value of the spray counter
+    of input channel ``c`` (0 where it never has a choice).
+
+    Bundles. ``bundle_index[s, d]`` names the bundle of injection channels over which terminal ``s`` stripes
+    its messages to ``d`` (-1 on the diagonal): ``bundle_channels[bundle_first[b] : bundle_first[b + 1]]``,
+    in the order of the planes. In a Clos each terminal has one bundle with a channel per plane, in a full
+    mesh one bundle per destination with one channel. A channel belongs to exactly one bundle.
+    """
+
+    name: str
+    num_terminals: int
+    num_switches: int
+    num_planes: int
+    channels: Channels
+    channel_class_names: tuple[str, ...]
+    node_names: tuple[str, ...]
+    route_first: Int32
+    route_count: Int32
+    candidates: Int32
+    spray_start: Int32
+    bundle_index: Int32
+    bundle_first: Int32
+    bundle_channels: Int32
+    packet: PacketFormat
+    endpoint: Endpoint
+    routing: str  # "spray" or "deterministic"
+
+    @property
+    def num_nodes(self) -> int:
+        """Terminals and switches."""
+        return self.num_terminals + self.num_switches
+
+    def channel_name(self, channel: int) -> str:
+        """Say where a channel runs, for messages: ``npu3 -> l1.0.2 (plane 2)``."""
+        source = self.node_names[self.channels.source_node[channel]]
+        target = self.node_names[self.channels.target_node[channel]]
+        return f"{source} -> {target} (plane {self.channels.plane[channel]})"

@@ -1,0 +1,464 @@
+"""Topologies: a handful of numbers in, the tables of a ``Network`` out.
+
+``clos`` builds extended generalised fat trees, XGFT(h; m1..mh; w1..wh) of Oehring, Ibel, Das and Kumar ("On
+generalized fat trees", IPPS 1995), once per plane. ``full_mesh`` gives every ordered pair of terminals its own
+channel. ``check_acyclic`` refuses a network whose channel-dependency graph has a cycle (Dally and Seitz 1987).
+The rules that the tables follow are in docs/physics.md, sections 2, 5, 6 and 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from fabricsim.errors import ConfigError
+from fabricsim.fabrics.network import Channels, Endpoint, Int32, Int64, Network, PacketFormat
+
+ROUTINGS = ("spray", "deterministic")
+MAX_TERMINALS = 65_535
+MAX_PAYLOAD_BYTES = 65_535
+# A kernel multiplies a rate's numerator by a packet's wire bytes in int64: 2^45 * 2^17 leaves room to round up.
+_MAX_RATE_TERM = 2**45
+_MAX_WIRE_BYTES = 2**17
+_MAX_TIME_PS = 2**53
+_MAX_TABLE_ROWS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Link:
+    """One direction of a link: its rate, its latency (wire and downstream chip) and the buffer at its far end."""
+
+    ps_per_byte: Fraction
+    latency_ps: int
+    buffer_bytes: int
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One level of switches.
+
+    ``children`` are the nodes of the level below under each switch of this level, ``parents`` the switches of
+    this level above each node below, per plane; ``up`` and ``down`` are the channels to and from this level.
+    """
+
+    name: str
+    children: int
+    parents: int
+    up: Link
+    down: Link
+
+
+def clos(
+    *,
+    name: str,
+    terminal_name: str,
+    tiers: Sequence[Tier],
+    num_planes: int,
+    packet: PacketFormat,
+    endpoint: Endpoint,
+    routing: str,
+    copy_ps_per_byte: Fraction | None,
+    ejection_ps_per_byte: Fraction | None,
+) -> Network:
+    """Build a folded Clos of any depth, ``num_planes`` times.
+
+    The product of the tiers' ``children`` is the number of terminals; terminals are numbered so that those under one
+    lowest switch are neighbours. Channel classes are ``<below>-<above>`` and ``<above>-<below>``. A switch lists its
+    downward channels in the order of its children, then its upward ones in the order of its parents.
+
+    ``copy_ps_per_byte`` and ``ejection_ps_per_byte`` are of a whole terminal (``None`` does not limit). Raises
+    ``ConfigError`` for anything that cannot run: it names the channel class, the value and the remedy.
+    """
+    _check_common(name, packet, endpoint)
+    _check_count(name, "the number of planes", num_planes)
+    if routing not in ROUTINGS:
+        raise ConfigError(f"{name}: unknown routing {routing!r}; use one of {', '.join(ROUTINGS)}")
+    if not tiers:
+        raise ConfigError(f"{name}: a clos needs at least one tier of switches; use a full_mesh for none")
+    level_names = [terminal_name, *(tier.name for tier in tiers)]
+    if len(set(level_names)) != len(level_names):
+        raise ConfigError(
+            f"{name}: terminals and tiers are named {', '.join(level_names)}; give each level a name of its own"
+        )
+    for tier in tiers:
+        _check_count(name, f"children of tier {tier.name}", tier.children)
+        _check_count(name, f"parents of tier {tier.name}", tier.parents)
+    if tiers[0].parents != 1:
+        raise ConfigError(
+            f"{name}: tier {tiers[0].name} has {tiers[0].parents} parents per terminal and plane; "
+            "a terminal has one link per plane: set parents to 1 and raise the number of planes instead"
+        )
+    depth = len(tiers)
+    num_terminals = prod(tier.children for tier in tiers)
+    _check_terminals(name, num_terminals)
+
+    # Level i has subtrees[i] * copies[i] nodes; node (A, B) of level i is number A * copies[i] + B, where A says
+    # which subtree it tops and B which of that subtree's equivalent tops it is.
+    leaves = [prod(tier.children for tier in tiers[:level]) for level in range(depth + 1)]
+    subtrees = [num_terminals // leaves[level] for level in range(depth + 1)]
+    copies = [prod(tier.parents for tier in tiers[:level]) for level in range(depth + 1)]
+    level_nodes = [subtrees[level] * copies[level] for level in range(depth + 1)]
+    switches_per_plane = sum(level_nodes[1:])
+    num_switches = num_planes * switches_per_plane
+    channels_per_plane = 2 * sum(level_nodes[level] * tiers[level].parents for level in range(depth))
+    _check_table(name, "route entries", num_switches * num_terminals)
+    _check_table(name, "channels", num_planes * channels_per_plane)
+
+    up_names = [f"{level_names[level]}-{level_names[level + 1]}" for level in range(depth)]
+    down_names = [f"{level_names[level + 1]}-{level_names[level]}" for level in range(depth)]
+    # In the order in which the longest route crosses them: up the tiers, then down.
+    class_names = (*up_names, *reversed(down_names))
+    links = (*(tier.up for tier in tiers), *(tier.down for tier in reversed(tiers)))
+    for level in range(depth):
+        _check_link(name, up_names[level], tiers[level].up, packet)
+        _check_link(name, down_names[level], tiers[level].down, packet)
+
+    # One plane. Nodes are numbered within it: terminals, then switches level by level.
+    first_node = [0, *(num_terminals + sum(level_nodes[1:level]) for level in range(1, depth + 1))]
+    sources: list[Int64] = []
+    targets: list[Int64] = []
+    classes: list[Int64] = []
+    sprays: list[Int64] = []
+    route_first = np.zeros((switches_per_plane, num_terminals), np.int64)
+    route_count = np.ones((switches_per_plane, num_terminals), np.int64)
+    terminals = np.arange(num_terminals, dtype=np.int64)
+    first_channel = 0
+    for level in range(depth + 1):
+        below = tiers[level - 1].children if level > 0 else 0
+        above = tiers[level].parents if level < depth else 0
+        number = np.arange(level_nodes[level], dtype=np.int64)
+        subtree, copy = number // copies[level], number % copies[level]
+        target = np.empty((level_nodes[level], below + above), np.int64)
+        channel_class = np.empty_like(target)
+        spray = np.zeros_like(target)
+        if level > 0:
+            child = subtree[:, None] * below + np.arange(below)
+            child_copy = copy[:, None] // tiers[level - 1].parents
+            target[:, :below] = first_node[level - 1] + child * copies[level - 1] + child_copy
+            channel_class[:, :below] = 2 * depth - level
+        if level < depth:
+            parent_copy = copy[:, None] * above + np.arange(above)
+            parent = subtree[:, None] // tiers[level].children
+            target[:, below:] = first_node[level + 1] + parent * copies[level + 1] + parent_copy
+            channel_class[:, below:] = level
+            # The parent has a choice for what comes from below if it has several parents and does not top the fabric.
+            choices = tiers[level + 1].parents if level + 1 < depth and subtrees[level + 1] > 1 else 1
+            port = subtree[:, None] % tiers[level].children
+            spray[:, below:] = port * choices // tiers[level].children
+        if level > 0:
+            rows = slice(first_node[level] - num_terminals, first_node[level] - num_terminals + len(number))
+            first_output = (first_channel + number * (below + above))[:, None]
+            inside = terminals // leaves[level] == subtree[:, None]
+            down_port = terminals // leaves[level - 1] % below
+            route_first[rows] = first_output + np.where(inside, down_port, below)
+            route_count[rows] = np.where(inside, 1, above)
+        sources.append(np.repeat(first_node[level] + number, below + above))
+        targets.append(target.ravel())
+        classes.append(channel_class.ravel())
+        sprays.append(spray.ravel())
+        first_channel += target.size
+
+    # All planes. Candidates list every channel in numbering order, so a channel number is also its row there.
+    plane = np.arange(num_planes, dtype=np.int64)[:, None]
+    in_plane = np.concatenate(targets)
+    source_node = np.concatenate(sources)
+    channels = _channels(
+        source_node=np.where(source_node < num_terminals, source_node, source_node + plane * switches_per_plane),
+        target_node=np.where(in_plane < num_terminals, in_plane, in_plane + plane * switches_per_plane),
+        channel_class=np.concatenate(classes),
+        links=links,
+        copy_ps_per_byte=_share(name, "copy", copy_ps_per_byte, num_planes),
+        ejection_ps_per_byte=_share(name, "ejection", ejection_ps_per_byte, num_planes),
+    )
+    bundle_index = np.repeat(terminals[:, None], num_terminals, axis=1)
+    np.fill_diagonal(bundle_index, -1)
+    return Network(
+        name=name,
+        num_terminals=num_terminals,
+        num_switches=num_switches,
+        num_planes=num_planes,
+        channels=channels,
+        channel_class_names=class_names,
+        node_names=(
+            *(f"{terminal_name}{terminal}" for terminal in range(num_terminals)),
+            *(
+                f"{tier.name}.{number}.{plane_number}"
+                for plane_number in range(num_planes)
+                for level, tier in enumerate(tiers, start=1)
+                for number in range(level_nodes[level])
+            ),
+        ),
+        route_first=_int32((route_first[None] + plane[:, :, None] * channels_per_plane).reshape(-1, num_terminals)),
+        route_count=_int32(np.tile(route_count, (num_planes, 1))),
+        candidates=_int32(np.arange(num_planes * channels_per_plane)),
+        spray_start=_int32(np.tile(np.concatenate(sprays), num_planes)),
+        bundle_index=_int32(bundle_index),
+        bundle_first=_int32(np.arange(num_terminals + 1) * num_planes),
+        bundle_channels=_int32((terminals[:, None] + np.arange(num_planes) * channels_per_plane).ravel()),
+        packet=packet,
+        endpoint=endpoint,
+        routing=routing,
+    )
+
+
+def full_mesh(
+    *,
+    name: str,
+    terminal_name: str,
+    num_terminals: int,
+    link: Link,
+    packet: PacketFormat,
+    endpoint: Endpoint,
+    copy_ps_per_byte: Fraction | None,
+    ejection_ps_per_byte: Fraction | None,
+) -> Network:
+    """Build a full mesh: one channel per ordered pair of terminals, in one plane, without switches.
+
+    ``copy_ps_per_byte`` and ``ejection_ps_per_byte`` are of a whole terminal (``None`` does not limit). Raises
+    ``ConfigError`` for anything that cannot run: it names the channel class, the value and the remedy.
+    """
+    _check_common(name, packet, endpoint)
+    _check_terminals(name, num_terminals)
+    class_name = f"{terminal_name}-{terminal_name}"
+    _check_link(name, class_name, link, packet)
+    peers = num_terminals - 1
+    num_channels = num_terminals * peers
+    _check_table(name, "channels", num_channels)
+
+    source = np.repeat(np.arange(num_terminals, dtype=np.int64), peers)
+    rank = np.tile(np.arange(peers, dtype=np.int64), num_terminals)
+    target = rank + (rank >= source)
+    bundle_index = np.full((num_terminals, num_terminals), -1, np.int64)
+    bundle_index[source, target] = np.arange(num_channels)
+    return Network(
+        name=name,
+        num_terminals=num_terminals,
+        num_switches=0,
+        num_planes=1,
+        channels=_channels(
+            source_node=source[None],
+            target_node=target[None],
+            channel_class=np.zeros(num_channels, np.int64),
+            links=(link,),
+            copy_ps_per_byte=_share(name, "copy", copy_ps_per_byte, peers),
+            ejection_ps_per_byte=_share(name, "ejection", ejection_ps_per_byte, peers),
+        ),
+        channel_class_names=(class_name,),
+        node_names=tuple(f"{terminal_name}{terminal}" for terminal in range(num_terminals)),
+        route_first=np.zeros((0, num_terminals), np.int32),
+        route_count=np.zeros((0, num_terminals), np.int32),
+        candidates=np.zeros(0, np.int32),
+        spray_start=np.zeros(num_channels, np.int32),
+        bundle_index=_int32(bundle_index),
+        bundle_first=_int32(np.arange(num_channels + 1)),
+        bundle_channels=_int32(np.arange(num_channels)),
+        packet=packet,
+        endpoint=endpoint,
+        routing="deterministic",  # each pair has one path
+    )
+
+
+def check_acyclic(network: Network) -> None:
+    """Refuse a network whose channel-dependency graph has a cycle (docs/physics.md, section 6).
+
+    Channel a depends on channel b if some packet may cross b right after a, so a cycle can wait for itself forever.
+    Raises ``ConfigError`` that names the channels of one cycle in their order.
+    """
+    if network.num_switches == 0:
+        return
+    before, after = _dependencies(network)
+    remaining = np.ones(len(network.channels), np.bool_)
+    # Peel whole layers: a channel that no remaining one waits for, or that waits for none, is on no cycle.
+    while True:
+        alive = remaining[before] & remaining[after]
+        before, after = before[alive], after[alive]
+        has_input = np.zeros_like(remaining)
+        has_output = np.zeros_like(remaining)
+        has_input[after] = True
+        has_output[before] = True
+        peeled = remaining & ~(has_input & has_output)
+        if not peeled.any():
+            break
+        remaining &= ~peeled
+    if not remaining.any():
+        return
+    successor = np.full(len(remaining), -1, np.int64)
+    successor[before] = after
+    walk = [int(np.flatnonzero(remaining)[0])]
+    while walk.count(walk[-1]) == 1:
+        walk.append(int(successor[walk[-1]]))
+    cycle = walk[walk.index(walk[-1]) :]
+    raise ConfigError(
+        f"{network.name}: the routes can deadlock, their channel-dependency graph has a cycle: "
+        + ", then ".join(network.channel_name(channel) for channel in cycle)
+        + "; change the routes so that no packet turns from a downward channel to an upward one"
+    )
+
+
+def _dependencies(network: Network) -> tuple[Int64, Int64]:
+    """Edges (before, after) of the channel-dependency graph, over the packets that the routes really carry."""
+    channels = network.channels
+    num_terminals = network.num_terminals
+    # offered[c, d]: a packet for d that stands at c's switch may take c.
+    counts = network.route_count.ravel().astype(np.int64)
+    position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = np.repeat(network.route_first.ravel().astype(np.int64), counts) + position
+    destination = np.repeat(np.tile(np.arange(num_terminals), network.num_switches), counts)
+    offered = np.zeros((len(channels), num_terminals), np.bool_)
+    offered[network.candidates[rows], destination] = True
+    # carried[c, d]: some packet for d really crosses c. It spreads from the injection channels, hop by hop.
+    carried = np.zeros_like(offered)
+    sources, destinations = np.nonzero(network.bundle_index >= 0)
+    bundle = network.bundle_index[sources, destinations]
+    sizes = (network.bundle_first[bundle + 1] - network.bundle_first[bundle]).astype(np.int64)
+    position = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    injection = network.bundle_channels[np.repeat(network.bundle_first[bundle], sizes) + position]
+    carried[injection, np.repeat(destinations, sizes)] = True
+    by_target = np.argsort(channels.target_node, kind="stable")
+    nodes, first_input = np.unique(channels.target_node[by_target], return_index=True)
+    crossed = -1
+    while crossed != (crossed := int(np.count_nonzero(carried))):
+        reached = np.zeros((network.num_nodes, num_terminals), np.bool_)
+        reached[nodes] = np.logical_or.reduceat(carried[by_target], first_input, axis=0)
+        carried |= offered & reached[channels.source_node]
+    # Sets of destinations as bits: two channels depend on each other if their sets meet.
+    carried_bits, offered_bits = np.packbits(carried, axis=1), np.packbits(offered, axis=1)
+    by_source = np.argsort(channels.source_node, kind="stable")
+    first_output = np.searchsorted(channels.source_node[by_source], np.arange(network.num_nodes + 1))
+    before: list[Int64] = []
+    after: list[Int64] = []
+    for channel in np.flatnonzero(channels.target_node >= num_terminals):
+        switch = channels.target_node[channel]
+        outputs = by_source[first_output[switch] : first_output[switch + 1]]
+        taken = outputs[(offered_bits[outputs] & carried_bits[channel]).any(axis=1)]
+        before.append(np.full(len(taken), channel, np.int64))
+        after.append(taken)
+    return np.concatenate(before), np.concatenate(after)
+
+
+def _channels(
+    *,
+    source_node: Int64,
+    target_node: Int64,
+    channel_class: Int64,
+    links: Sequence[Link],
+    copy_ps_per_byte: Fraction,
+    ejection_ps_per_byte: Fraction,
+) -> Channels:
+    """Lay out the channel table; node arrays have the shape (planes, channels per plane), classes that of one plane."""
+    num_planes, per_plane = source_node.shape
+    count = num_planes * per_plane
+
+    def per_link(values: Sequence[int]) -> Int64:
+        return np.tile(np.asarray(values, np.int64)[channel_class], num_planes)
+
+    def constant(value: int) -> Int64:
+        return np.full(count, value, np.int64)
+
+    return Channels(
+        source_node=_int32(source_node.ravel()),
+        target_node=_int32(target_node.ravel()),
+        plane=_int32(np.repeat(np.arange(num_planes), per_plane)),
+        place=_int32(np.tile(np.arange(per_plane), num_planes)),
+        channel_class=_int32(np.tile(channel_class, num_planes)),
+        ps_per_byte_num=per_link([link.ps_per_byte.numerator for link in links]),
+        ps_per_byte_den=per_link([link.ps_per_byte.denominator for link in links]),
+        latency_ps=per_link([link.latency_ps for link in links]),
+        buffer_bytes=per_link([link.buffer_bytes for link in links]),
+        copy_ps_per_byte_num=constant(copy_ps_per_byte.numerator),
+        copy_ps_per_byte_den=constant(copy_ps_per_byte.denominator),
+        ejection_ps_per_byte_num=constant(ejection_ps_per_byte.numerator),
+        ejection_ps_per_byte_den=constant(ejection_ps_per_byte.denominator),
+    )
+
+
+def _int32(array: npt.NDArray[np.integer]) -> Int32:
+    return array.astype(np.int32)
+
+
+def _share(name: str, what: str, ps_per_byte: Fraction | None, num_links: int) -> Fraction:
+    """One channel's part of a terminal's rate, in ps per byte: alike links share it evenly. None becomes 0."""
+    if ps_per_byte is None:
+        return Fraction(0)
+    _check_rate(name, f"the {what} rate", ps_per_byte * num_links)
+    return ps_per_byte * num_links
+
+
+def _check_common(name: str, packet: PacketFormat, endpoint: Endpoint) -> None:
+    where = f"{name}: packet format {packet.name}"
+    if not 1 <= packet.max_payload_bytes <= MAX_PAYLOAD_BYTES:
+        raise ConfigError(
+            f"{where}: max_payload is {packet.max_payload_bytes:,} bytes; choose 1 to {MAX_PAYLOAD_BYTES:,}"
+        )
+    if packet.overhead_bytes < 0 or packet.flit_bytes < 1 or packet.stripe_min_bytes < 1:
+        raise ConfigError(
+            f"{where}: overhead is {packet.overhead_bytes}, flit {packet.flit_bytes} and stripe_min "
+            f"{packet.stripe_min_bytes} bytes; the first must be at least 0, the others at least 1"
+        )
+    if packet.wire_bytes(packet.max_payload_bytes) > _MAX_WIRE_BYTES:
+        raise ConfigError(
+            f"{where}: its largest packet has {packet.wire_bytes(packet.max_payload_bytes):,} bytes on the wire, more "
+            f"than {_MAX_WIRE_BYTES:,}; choose a smaller overhead or flit"
+        )
+    if not 0 <= endpoint.launch_latency_ps <= _MAX_TIME_PS or not 0 <= endpoint.message_overhead_ps <= _MAX_TIME_PS:
+        raise ConfigError(
+            f"{name}: launch_latency is {endpoint.launch_latency_ps:,} ps and message_overhead "
+            f"{endpoint.message_overhead_ps:,} ps; both must be 0 to {_MAX_TIME_PS:,} ps"
+        )
+    _check_count(name, "the number of slots of an injection channel", endpoint.slots)
+
+
+def _check_count(name: str, what: str, value: int) -> None:
+    if not 1 <= value <= MAX_TERMINALS:
+        raise ConfigError(f"{name}: {what} is {value:,}; choose 1 to {MAX_TERMINALS:,}")
+
+
+def _check_terminals(name: str, num_terminals: int) -> None:
+    if not 2 <= num_terminals <= MAX_TERMINALS:
+        raise ConfigError(
+            f"{name}: the fabric has {num_terminals:,} terminals; 2 to {MAX_TERMINALS:,} are possible, "
+            "change the children of its tiers or its number of terminals"
+        )
+
+
+def _check_table(name: str, what: str, rows: int) -> None:
+    if rows > _MAX_TABLE_ROWS:
+        raise ConfigError(
+            f"{name}: the fabric needs {rows:,} {what}, more than the {_MAX_TABLE_ROWS:,} that its tables can number; "
+            "make it smaller"
+        )
+
+
+def _check_rate(name: str, what: str, ps_per_byte: Fraction) -> None:
+    if ps_per_byte <= 0:
+        raise ConfigError(f"{name}: {what} takes {ps_per_byte} ps per byte; it must be more than 0")
+    if max(ps_per_byte.numerator, ps_per_byte.denominator) > _MAX_RATE_TERM:
+        raise ConfigError(
+            f"{name}: {what} takes {ps_per_byte} ps per byte, a fraction too long for exact 64-bit arithmetic; "
+            "write the bandwidth with fewer digits"
+        )
+
+
+def _check_link(name: str, class_name: str, link: Link, packet: PacketFormat) -> None:
+    where = f"channel class {class_name}"
+    _check_rate(name, where, link.ps_per_byte)
+    if not 1 <= link.latency_ps <= _MAX_TIME_PS:
+        raise ConfigError(
+            f"{name}: {where}: latency is {link.latency_ps:,} ps, but the engine advances by the smallest latency: "
+            f"set link.{class_name}.latency to the time of a wire and a chip, 1 to {_MAX_TIME_PS:,} ps"
+        )
+    largest = packet.wire_bytes(packet.max_payload_bytes)
+    if link.buffer_bytes < largest:
+        raise ConfigError(
+            f"{name}: {where}: buffer is {link.buffer_bytes:,} bytes, but the largest {packet.name} packet has "
+            f"{largest:,} bytes on the wire and could never cross: set link.{class_name}.buffer to {largest} B or more"
+        )
+    if link.buffer_bytes > 2**62:
+        raise ConfigError(
+            f"{name}: {where}: buffer is {link.buffer_bytes:,} bytes; set link.{class_name}.buffer below 4 EiB"
+        )
