@@ -1,0 +1,168 @@
+"""What is to be moved, as tables: operations, their tasks (one per rank) and their messages.
+
+A workload knows ranks and bytes, never wires. Collective algorithms and trace replay both end here, and
+the engine starts here (docs/physics.md, section 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fabricsim.errors import TraceError
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One collective, transfer or computation, over all its ranks.
+
+    ``size_bytes`` is the size as nccl-tests defines it; ``recorded_ps`` what the recording took from the last
+    rank's start to the last rank's end, ``None`` where it does not say.
+    """
+
+    name: str
+    op: str
+    algorithm: str
+    ranks: tuple[int, ...]
+    size_bytes: int
+    recorded_ps: int | None = None
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """One row per operation and rank, grouped by operation in operation order.
+
+    A task begins when its predecessors (tasks of the same rank) have ended and the simulated time has reached
+    ``not_before_ps``, plus ``gap_ps``; it starts one launch latency later if ``launches``, else at once.
+    ``predecessors[predecessor_first[i] : predecessor_first[i + 1]]`` are task rows.
+    """
+
+    operation: Int32
+    rank: Int32
+    gap_ps: Int64
+    not_before_ps: Int64
+    launches: Bool
+    predecessor_first: Int64
+    predecessors: Int32
+
+    def __len__(self) -> int:
+        return len(self.operation)
+
+
+@dataclass(frozen=True)
+class Messages:
+    """One row per message, sorted by (operation, index).
+
+    ``index`` counts 0, 1, ... inside the operation. ``waits_for[waits_first[i] : waits_first[i + 1]]`` are
+    message rows of the same operation that were sent from or to this message's source rank: the message waits
+    until each of them is sent (if that rank sent it) or complete (if that rank receives it).
+    A message may have ``size_bytes`` 0 or the same rank at both ends; neither makes a packet.
+    """
+
+    operation: Int32
+    index: Int32
+    source_task: Int32
+    target_task: Int32
+    size_bytes: Int64
+    waits_first: Int64
+    waits_for: Int32
+
+    def __len__(self) -> int:
+        return len(self.operation)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A workload ready for the engine."""
+
+    num_ranks: int
+    operations: tuple[Operation, ...]
+    tasks: Tasks
+    messages: Messages
+
+
+@dataclass(frozen=True)
+class MessageBlock:
+    """The messages of one operation as an algorithm gives them, in places of the operation's ranks (0, 1, ...).
+
+    Rows stand in index order: grouped by source, in the order in which the source sends them.
+    ``waits_for[waits_first[i] : waits_first[i + 1]]`` are rows of this block, under the rule of :class:`Messages`.
+    """
+
+    source: Int32
+    target: Int32
+    size_bytes: Int64
+    waits_first: Int64
+    waits_for: Int32
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def join_messages(first_task: Int64, blocks: Sequence[tuple[int | Int64, MessageBlock]]) -> Messages:
+    """Put the blocks of all operations into one table.
+
+    ``first_task`` (shape [number of operations]) is the task row of place 0 of each operation. A block comes with
+    the number of its operation, or with one operation for each of its rows: operations of a single message without
+    waits, a quick way for many transfers. An operation may have no block, but not two.
+
+    Raises TraceError where the rows do not fit 32-bit numbers.
+    """
+    counts = np.zeros(len(first_task), dtype=np.int64)
+    for operation, block in blocks:
+        counts[operation] = len(block) if isinstance(operation, int) else 1
+    first_message = offsets(counts)
+    total = int(first_message[-1])
+    total_waits = sum(len(block.waits_for) for _, block in blocks)
+    if max(total, total_waits) > np.iinfo(np.int32).max:
+        raise TraceError(
+            f"the workload has {total} messages with {total_waits} waits, more than the 2147483647 of one schedule; "
+            "split it into shorter traces or use fewer ranks"
+        )
+    messages = Messages(
+        operation=np.empty(total, dtype=np.int32),
+        index=np.empty(total, dtype=np.int32),
+        source_task=np.empty(total, dtype=np.int32),
+        target_task=np.empty(total, dtype=np.int32),
+        size_bytes=np.empty(total, dtype=np.int64),
+        waits_first=np.zeros(total + 1, dtype=np.int64),
+        waits_for=np.empty(total_waits, dtype=np.int32),
+    )
+    wait_counts = messages.waits_first[1:]
+    # Waits stand in the order of the messages, so blocks with waits must come in the order of their operations.
+    waits_end = 0
+    for operation, block in sorted(blocks, key=lambda pair: pair[0] if isinstance(pair[0], int) else -1):
+        first = first_message[operation]
+        rows = slice(first, first + len(block)) if isinstance(operation, int) else first
+        messages.operation[rows] = operation
+        messages.index[rows] = np.arange(len(block)) if isinstance(operation, int) else 0
+        messages.source_task[rows] = block.source + first_task[operation]
+        messages.target_task[rows] = block.target + first_task[operation]
+        messages.size_bytes[rows] = block.size_bytes
+        if len(block.waits_for):
+            wait_counts[rows] = np.diff(block.waits_first)
+            waits_begin, waits_end = waits_end, waits_end + len(block.waits_for)
+            messages.waits_for[waits_begin:waits_end] = block.waits_for + first
+    if total_waits:  # else they are zeros already, in pages that no one has touched
+        np.cumsum(wait_counts, out=wait_counts)
+    return messages
+
+
+def offsets(counts: npt.NDArray[np.integer]) -> Int64:
+    """Say where each run of rows begins, with the total at the end: [0, c0, c0 + c1, ...]."""
+    first = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=first[1:])
+    return first
+
+
+def slices(first: Int64, count: Int64) -> Int64:
+    """Give the numbers ``first[i], first[i] + 1, ...`` (``count[i]`` of them) for all i, one after the other."""
+    begin = offsets(count)
+    return np.arange(begin[-1]) + np.repeat(first - begin[:-1], count)

@@ -1,0 +1,339 @@
+"""Schedules from short lists, and hypothesis strategies that draw small random cases to simulate.
+
+A case is all that a simulator takes: a network, a schedule, a seed and a placement. No case can deadlock: a task waits
+only for tasks of earlier operations, a message only for messages drawn before it in its operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from hypothesis import strategies as st
+
+from fabricsim.fabrics.network import Endpoint, Network, PacketFormat
+from fabricsim.fabrics.topologies import Link, Tier, clos, full_mesh
+from fabricsim.workloads.schedule import Messages, Operation, Schedule, Tasks
+
+# A case stays this small so that a kernel without a compiler can run hundreds of them.
+MAX_PACKETS = 500
+MAX_SIZE_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class TaskDraft:
+    """One row of the task table; ``after`` names earlier operations that have a task at the same rank."""
+
+    rank: int
+    gap_ps: int = 0
+    not_before_ps: int = 0
+    launches: bool = True
+    after: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class MessageDraft:
+    """One row of the message table; ``waits_for`` are indices inside the operation."""
+
+    source_rank: int
+    target_rank: int
+    size_bytes: int
+    waits_for: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class OperationDraft:
+    """An operation, with one task for each of its ranks."""
+
+    tasks: Sequence[TaskDraft]
+    messages: Sequence[MessageDraft] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """The arguments of a simulator; rank r sits at terminal ``terminal_of_rank[r]``."""
+
+    network: Network
+    schedule: Schedule
+    seed: int
+    terminal_of_rank: tuple[int, ...]
+
+
+def build_schedule(num_ranks: int, drafts: Sequence[OperationDraft]) -> Schedule:
+    """Lay out drafts as the tables of a ``Schedule``."""
+    tasks = [(operation, task) for operation, draft in enumerate(drafts) for task in draft.tasks]
+    messages = [
+        (operation, index, message)
+        for operation, draft in enumerate(drafts)
+        for index, message in enumerate(draft.messages)
+    ]
+    task_row = {(operation, task.rank): row for row, (operation, task) in enumerate(tasks)}
+    message_row = {(operation, index): row for row, (operation, index, _) in enumerate(messages)}
+    predecessors = [[task_row[before, task.rank] for before in task.after] for _, task in tasks]
+    waits = [[message_row[operation, index] for index in message.waits_for] for operation, _, message in messages]
+    return Schedule(
+        num_ranks=num_ranks,
+        operations=tuple(
+            Operation(
+                name=f"operation{number}",
+                op="all_to_all_v",
+                algorithm="direct",
+                ranks=tuple(task.rank for task in draft.tasks),
+                size_bytes=sum(message.size_bytes for message in draft.messages),
+            )
+            for number, draft in enumerate(drafts)
+        ),
+        tasks=Tasks(
+            operation=np.array([operation for operation, _ in tasks], np.int32),
+            rank=np.array([task.rank for _, task in tasks], np.int32),
+            gap_ps=np.array([task.gap_ps for _, task in tasks], np.int64),
+            not_before_ps=np.array([task.not_before_ps for _, task in tasks], np.int64),
+            launches=np.array([task.launches for _, task in tasks], np.bool_),
+            predecessor_first=np.cumsum([0, *(len(rows) for rows in predecessors)], dtype=np.int64),
+            predecessors=np.array([row for rows in predecessors for row in rows], np.int32),
+        ),
+        messages=Messages(
+            operation=np.array([operation for operation, _, _ in messages], np.int32),
+            index=np.array([index for _, index, _ in messages], np.int32),
+            source_task=np.array([task_row[operation, m.source_rank] for operation, _, m in messages], np.int32),
+            target_task=np.array([task_row[operation, m.target_rank] for operation, _, m in messages], np.int32),
+            size_bytes=np.array([m.size_bytes for _, _, m in messages], np.int64),
+            waits_first=np.cumsum([0, *(len(rows) for rows in waits)], dtype=np.int64),
+            waits_for=np.array([row for rows in waits for row in rows], np.int32),
+        ),
+    )
+
+
+def cases() -> st.SearchStrategy[Case]:
+    """Draw a case: all at random, or synchronised."""
+    return st.one_of(random_cases(), synchronised_cases())
+
+
+@st.composite
+def random_cases(draw: st.DrawFn) -> Case:
+    """Draw a case in which sizes, times and waits are all drawn for themselves."""
+    network = draw(networks(alike=draw(st.booleans())))
+    terminal_of_rank = draw(placements(network))
+    schedule = draw(random_schedules(len(terminal_of_rank), network))
+    return Case(network, schedule, draw(seeds()), terminal_of_rank)
+
+
+@st.composite
+def synchronised_cases(draw: st.DrawFn) -> Case:
+    """Draw a case in which all ranks do the same at the same time, with messages of one size.
+
+    Mostly nothing but ties and places decides who goes first in it.
+    """
+    network = draw(networks(alike=draw(st.booleans())))
+    terminal_of_rank = draw(placements(network))
+    ranks = range(len(terminal_of_rank))
+    size_bytes = draw(sizes(network.packet))
+    budget = Budget(network)
+    drafts: list[OperationDraft] = []
+    for number in range(draw(st.integers(1, 3))):
+        pairs = draw(patterns(ranks))
+        # One after the other, or all at once: then their messages meet in the slots.
+        after = (number - 1,) if number and draw(st.booleans()) else ()
+        drafts.append(
+            OperationDraft(
+                [TaskDraft(rank, after=after) for rank in ranks],
+                [MessageDraft(source, target, budget.grant(size_bytes)) for source, target in pairs],
+            )
+        )
+    return Case(network, build_schedule(len(ranks), drafts), draw(seeds()), terminal_of_rank)
+
+
+@st.composite
+def networks(draw: st.DrawFn, *, alike: bool) -> Network:
+    """Draw a Clos of 1 to 3 tiers and 1 to 3 planes, or a full mesh; ``alike`` gives all channels one link."""
+    packet = draw(packet_formats())
+    endpoint = draw(endpoints())
+    links = st.just(draw(links_for(packet))) if alike else links_for(packet)
+    rates = st.none() | ps_per_byte()
+    copy_ps_per_byte, ejection_ps_per_byte = draw(rates), draw(rates)
+    num_tiers = draw(st.sampled_from([1, 2, 3, 2, 3, 0]))  # deeper ones take their turns and mix their rates
+    if num_tiers == 0:
+        return full_mesh(
+            name="random mesh",
+            terminal_name="gpu",
+            num_terminals=draw(st.integers(2, 6)),
+            link=draw(links),
+            packet=packet,
+            endpoint=endpoint,
+            copy_ps_per_byte=copy_ps_per_byte,
+            ejection_ps_per_byte=ejection_ps_per_byte,
+        )
+    children = st.integers(2, {1: 6, 2: 3, 3: 2}[num_tiers])
+    tiers = [
+        Tier(
+            name=f"tier{level}",
+            children=draw(children | st.just(1) if level < num_tiers else children),
+            parents=draw(st.sampled_from([2, 3, 1])) if level > 1 else 1,
+            up=draw(links),
+            down=draw(links),
+        )
+        for level in range(1, num_tiers + 1)
+    ]
+    return clos(
+        name="random clos",
+        terminal_name="gpu",
+        tiers=tiers,
+        num_planes=draw(st.integers(1, 3)),
+        packet=packet,
+        endpoint=endpoint,
+        routing=draw(st.sampled_from(["spray", "deterministic"])),
+        copy_ps_per_byte=copy_ps_per_byte,
+        ejection_ps_per_byte=ejection_ps_per_byte,
+    )
+
+
+def packet_formats() -> st.SearchStrategy[PacketFormat]:
+    """Draw a format of small packets, so that few bytes make many and the last one is often short."""
+    return st.builds(
+        PacketFormat,
+        name=st.just("tiny"),
+        max_payload_bytes=st.integers(1, 300),
+        overhead_bytes=st.integers(0, 40),
+        flit_bytes=st.integers(1, 20),
+        stripe_min_bytes=st.integers(1, 300),
+    )
+
+
+def endpoints() -> st.SearchStrategy[Endpoint]:
+    """Draw what a terminal adds; a launch latency and a message overhead of zero are as likely as not."""
+    return st.builds(
+        Endpoint,
+        launch_latency_ps=st.just(0) | st.integers(1, 3_000_000),
+        message_overhead_ps=st.just(0) | st.integers(1, 500_000),
+        slots=st.sampled_from([2, 3, 4, 1]),
+    )
+
+
+@st.composite
+def links_for(draw: st.DrawFn, packet: PacketFormat) -> Link:
+    """Draw a link whose buffer holds one largest packet exactly, a few or all packets of a case."""
+    largest = packet.wire_bytes(packet.max_payload_bytes)
+    return Link(
+        ps_per_byte=draw(ps_per_byte()),
+        latency_ps=draw(st.sampled_from([1_000, 20_000, 100_000, 200_000]) | st.integers(1_000, 2_000_000)),
+        buffer_bytes=draw(st.just(largest) | st.integers(largest, 3 * largest) | st.just(1 << 20)),
+    )
+
+
+def ps_per_byte() -> st.SearchStrategy[Fraction]:
+    """Draw a rate in ps per byte: a usual one, or any fraction of small terms (down to 1/30: many bytes per ps)."""
+    usual = st.sampled_from([Fraction(10), Fraction(20), Fraction(125, 7), Fraction(250, 7), Fraction(383000, 392)])
+    return usual | st.builds(Fraction, st.integers(1, 3_000), st.integers(1, 30))
+
+
+def seeds() -> st.SearchStrategy[int]:
+    """Draw a seed; half of them do not fit into 32 bits."""
+    return st.integers(0, 2**32 - 1) | st.integers(2**32, 2**63 - 1)
+
+
+@st.composite
+def placements(draw: st.DrawFn, network: Network) -> tuple[int, ...]:
+    """Draw a terminal for each of at least two ranks; some terminals may stay empty."""
+    return draw(subsets(range(network.num_terminals)))
+
+
+@st.composite
+def subsets(draw: st.DrawFn, items: Sequence[int]) -> tuple[int, ...]:
+    """Draw at least two of the items, often all of them, in any order."""
+    count = draw(st.just(len(items)) | st.integers(2, len(items)))
+    return tuple(draw(st.permutations(items))[:count])
+
+
+class Budget:
+    """The packets that a case may still make."""
+
+    def __init__(self, network: Network) -> None:
+        self.packet = network.packet
+        self.planes = network.num_planes
+        self.packets_left = MAX_PACKETS
+
+    def grant(self, size_bytes: int) -> int:
+        """Return ``size_bytes``, or 0 where a message of that size would make too many packets."""
+        packets = self.planes + size_bytes // self.packet.max_payload_bytes  # at most: a short one on each plane
+        if packets > self.packets_left:
+            return 0
+        self.packets_left -= packets
+        return size_bytes
+
+
+def sizes(packet: PacketFormat) -> st.SearchStrategy[int]:
+    """Draw the size of a message: any, a packet or less (which may fit where a full one does not), or whole packets."""
+    full = packet.max_payload_bytes
+    most = min(MAX_SIZE_BYTES, 40 * full)
+    return st.integers(0, most) | st.integers(1, full) | st.integers(1, min(8, most // full)).map(lambda n: n * full)
+
+
+@st.composite
+def patterns(draw: st.DrawFn, ranks: Sequence[int]) -> list[tuple[int, int]]:
+    """Draw who sends to whom, as (source rank, target rank): each to all, all to one, one pair again and again, any."""
+    ranks = list(ranks)
+    shape = draw(st.sampled_from(["all to all", "incast", "one pair", "any"]))
+    if shape == "all to all":
+        return [(source, target) for source in ranks for target in ranks]
+    if shape == "any":
+        anyone = st.sampled_from(ranks)
+        return draw(st.lists(st.tuples(anyone, anyone), min_size=6, max_size=16))
+    source, target = draw(st.permutations(ranks))[:2]
+    if shape == "one pair":
+        return [(source, target)] * draw(st.integers(2, 8))
+    return [(source, target) for source in ranks if source != target] * draw(st.integers(1, 3))
+
+
+@st.composite
+def random_schedules(draw: st.DrawFn, num_ranks: int, network: Network) -> Schedule:
+    """Draw up to five operations, each over any of the ranks; some move nothing, as a recorded computation does."""
+    budget = Budget(network)
+    times_ps = st.just(0) | st.integers(1, 2_000_000)
+    drafts: list[OperationDraft] = []
+    operations_at: dict[int, list[int]] = {rank: [] for rank in range(num_ranks)}
+    for number in range(draw(st.integers(1, 5))):
+        ranks = draw(subsets(range(num_ranks)))
+        moves = draw(st.sampled_from([True, True, True, False]))
+        tasks = []
+        for rank in ranks:
+            earlier = operations_at[rank]
+            tasks.append(
+                TaskDraft(
+                    rank,
+                    gap_ps=draw(times_ps),
+                    not_before_ps=draw(times_ps),
+                    launches=draw(st.booleans()),
+                    after=tuple(draw(st.lists(st.sampled_from(earlier), max_size=3, unique=True))) if earlier else (),
+                )
+            )
+        for rank in ranks:
+            operations_at[rank].append(number)
+        drafts.append(OperationDraft(tasks, draw(random_messages(ranks, network, budget)) if moves else ()))
+    return build_schedule(num_ranks, drafts)
+
+
+@st.composite
+def random_messages(draw: st.DrawFn, ranks: Sequence[int], network: Network, budget: Budget) -> list[MessageDraft]:
+    """Draw the messages of an operation; those that wait, wait for smaller indices only or for larger ones only."""
+    pairs = draw(patterns(ranks))
+    common_bytes = draw(st.none() | sizes(network.packet))
+    step = draw(st.sampled_from([1, -1]))
+    order = list(range(len(pairs)))[::step]
+    waits_for: list[tuple[int, ...]] = [()] * len(pairs)
+    if draw(st.booleans()):
+        for position, index in enumerate(order):
+            source = pairs[index][0]
+            allowed = [other for other in order[:position] if source in pairs[other]]
+            if allowed:
+                waits_for[index] = tuple(draw(st.lists(st.sampled_from(allowed), max_size=3, unique=True)))
+    return [
+        MessageDraft(
+            source,
+            target,
+            budget.grant(draw(sizes(network.packet)) if common_bytes is None else common_bytes),
+            waits_for[index],
+        )
+        for index, (source, target) in enumerate(pairs)
+    ]

@@ -1,0 +1,596 @@
+"""The oracle: a slow, obvious simulator with an object per packet, written from docs/physics.md alone.
+
+It shares nothing with ``fabricsim.engine``: where the engine runs windows over tables, this is an agenda of
+instants, and every instant is the four steps of section 3. "Section" below always means docs/physics.md.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+
+from fabricsim.errors import StallError
+from fabricsim.fabrics.network import Network
+from fabricsim.workloads.schedule import Schedule
+
+Int64 = npt.NDArray[np.int64]
+
+MASK = 0xFFFFFFFF
+USE_TIE, USE_FLOW, USE_FIRST_PLANE = 1, 2, 4
+
+
+def mix32(x: int) -> int:
+    """Mix one 32-bit word (section 1)."""
+    x ^= x >> 16
+    x = x * 0x21F0AAAD & MASK
+    x ^= x >> 15
+    x = x * 0x735A2D97 & MASK
+    return x ^ x >> 15
+
+
+def hash_of(*arguments: int) -> int:
+    """``H`` of section 1: each argument is an int64, taken as its low, then its high 32-bit word."""
+    x = 0
+    for argument in arguments:
+        x = mix32(x ^ argument & MASK)
+        x = mix32(x ^ argument >> 32 & MASK)
+    return x
+
+
+@dataclass(eq=False)
+class Task:
+    """An operation at one rank (section 9); a time is None until it is known."""
+
+    number: int
+    operation: int
+    rank: int
+    gap_ps: int
+    not_before_ps: int
+    launch_ps: int
+    predecessors: list[Task] = field(default_factory=list)
+    sends: list[Message] = field(default_factory=list)
+    receives: list[Message] = field(default_factory=list)
+    begin_ps: int | None = None
+    start_ps: int | None = None
+    end_ps: int | None = None
+
+
+@dataclass(eq=False)
+class Message:
+    """Bytes from one task to another; it is ready once, then its shares travel (sections 7 and 9)."""
+
+    number: int
+    index: int
+    source: Task
+    target: Task
+    size_bytes: int
+    waits_for: list[Message] = field(default_factory=list)
+    ready_ps: int | None = None
+    first_injection_ps: int | None = None
+    complete_ps: int | None = None
+    shares_to_send: int = 0
+    packets_to_deliver: int = 0
+    delivered_bytes: int = 0
+
+    def is_done_at(self, rank: int) -> bool:
+        """Tell whether ``rank`` may stop waiting: it has sent the message (if source), received it (if target)."""
+        if self.size_bytes == 0 and rank != self.source.rank:
+            return True
+        if self.ready_ps is None:
+            return False
+        sent = rank != self.source.rank or self.shares_to_send == 0
+        received = rank != self.target.rank or self.packets_to_deliver == 0
+        return sent and received
+
+
+@dataclass(eq=False)
+class Share:
+    """The part of a message that one channel of the bundle injects (sections 7 and 8).
+
+    ``timed_bytes_left`` is what is still to be cut into packets, ``held_bytes_left`` the part of it that is
+    payload of the message; the difference is slack.
+    """
+
+    message: Message
+    channel: Channel
+    timed_bytes_left: int
+    held_bytes_left: int
+    waits_until_ps: int = 0
+
+
+@dataclass(eq=False)
+class Packet:
+    """One packet of a share; ``channel`` is the one it crosses or crossed last."""
+
+    message: Message
+    channel: Channel
+    payload_bytes: int
+    held_bytes: int
+    wire_bytes: int
+    injected_ps: int
+    head_arrival_ps: int = 0
+    earliest_start_ps: int = 0  # e of section 5
+
+
+@dataclass(eq=False)
+class Channel:
+    """One direction of a link, with the sender in front of it and the buffer (or ejection) behind it."""
+
+    number: int
+    source: int
+    target: int
+    place: int
+    tie_key: int
+    ps_per_byte: Fraction
+    latency_ps: int
+    buffer_bytes: int
+    copy_ps_per_byte: Fraction | None
+    ejection_ps_per_byte: Fraction | None
+    # The sender's side. A switch uses the queue; a terminal uses ready shares, slots and the ring.
+    room_bytes: int
+    free_slots: int
+    free_from_ps: int = 0
+    queue: list[Packet] = field(default_factory=list)
+    ready: list[Share] = field(default_factory=list)
+    ring: list[Share] = field(default_factory=list)
+    # The receiver's side: a switch sprays, a terminal ejects.
+    spray_counter: int = 0
+    ejection_queue: list[Packet] = field(default_factory=list)
+    ejection_free_from_ps: int = 0
+    # What is recorded (section 10).
+    busy_ps: int = 0
+    wire_bytes: int = 0
+    packets: int = 0
+    credit_stall_ps: int = 0
+    peak_occupancy_bytes: int = 0
+
+    def serialization_ps(self, wire_bytes: int) -> int:
+        """Time from head to tail of a packet on this channel."""
+        return ceil(wire_bytes * self.ps_per_byte)
+
+    def injection_ps(self, payload_bytes: int, wire_bytes: int) -> int:
+        """Time that a packet occupies this channel at the terminal that injects it."""
+        copy_ps = ceil(payload_bytes * (self.copy_ps_per_byte or 0))
+        return max(self.serialization_ps(wire_bytes), copy_ps)
+
+    def ejection_ps(self, payload_bytes: int, wire_bytes: int) -> int:
+        """Time that a packet occupies the ejection behind this channel."""
+        copy_ps = ceil(payload_bytes * (self.ejection_ps_per_byte or 0))
+        return max(self.serialization_ps(wire_bytes), copy_ps)
+
+
+@dataclass
+class Instant:
+    """All that is known to happen at one time; ``nodes`` are those that have to look around then."""
+
+    credits: list[tuple[Channel, int]] = field(default_factory=list)
+    shares_sent: list[Share] = field(default_factory=list)
+    ejected: list[Packet] = field(default_factory=list)
+    arrivals: list[Packet] = field(default_factory=list)
+    nodes: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class OracleResult:
+    """What section 10 records. Arrays are int64, one row per task, message or channel of the tables given.
+
+    ``packet_latency_ps`` has one entry per packet, in ascending order.
+    """
+
+    task_begin_ps: Int64
+    task_end_ps: Int64
+    message_ready_ps: Int64
+    message_first_injection_ps: Int64
+    message_complete_ps: Int64
+    message_delivered_bytes: Int64
+    channel_busy_ps: Int64
+    channel_wire_bytes: Int64
+    channel_packets: Int64
+    channel_credit_stall_ps: Int64
+    channel_peak_occupancy_bytes: Int64
+    packet_latency_ps: Int64
+    simulated_time_ps: int
+
+
+def simulate(network: Network, schedule: Schedule, *, seed: int, terminal_of_rank: Sequence[int]) -> OracleResult:
+    """Run ``schedule`` on ``network`` with rank r at terminal ``terminal_of_rank[r]``.
+
+    Raises
+    ------
+    StallError
+        Nothing is left to do and tasks have not ended; the message lists them.
+    OverflowError
+        A result does not fit into an int64.
+    """
+    simulation = Simulation(network, schedule, seed, terminal_of_rank)
+    simulation.run()
+    return simulation.result()
+
+
+class Simulation:
+    """One run: the objects, the agenda and the four steps of an instant."""
+
+    def __init__(self, network: Network, schedule: Schedule, seed: int, terminal_of_rank: Sequence[int]) -> None:
+        self.network = network
+        self.seed = seed
+        self.terminal_of_rank = [int(terminal) for terminal in terminal_of_rank]
+        self.channels = build_channels(network, seed)
+        self.tasks = build_tasks(network, schedule)
+        self.messages = build_messages(schedule, self.tasks)
+        self.outputs: list[list[Channel]] = [[] for _ in range(network.num_nodes)]
+        self.inputs: list[list[Channel]] = [[] for _ in range(network.num_nodes)]
+        for channel in self.channels:
+            self.outputs[channel.source].append(channel)
+            self.inputs[channel.target].append(channel)
+        self.tasks_at_node: list[list[Task]] = [[] for _ in range(network.num_nodes)]
+        for task in self.tasks:
+            self.tasks_at_node[self.terminal_of_rank[task.rank]].append(task)
+        self.packet_latencies_ps: list[int] = []
+        self.now_ps = -1  # so that the instant 0 lies ahead
+        self.agenda: dict[int, Instant] = {}
+        self.agenda_times: list[int] = []  # a heap of the keys of the agenda
+
+    # The agenda and the four steps (section 3) ---------------------------------------------------------------
+
+    def at(self, time_ps: int) -> Instant:
+        """Return the coming instant at ``time_ps``, to add to it; nothing acts on its own instant."""
+        if time_ps <= self.now_ps:
+            raise AssertionError(f"an event for {time_ps} ps was made at {self.now_ps} ps")
+        if time_ps not in self.agenda:
+            self.agenda[time_ps] = Instant()
+            heapq.heappush(self.agenda_times, time_ps)
+        return self.agenda[time_ps]
+
+    def run(self) -> None:
+        """Go from instant to instant until none is left."""
+        self.at(0).nodes.update(self.terminal_of_rank)
+        while self.agenda_times:
+            time_ps = heapq.heappop(self.agenda_times)
+            instant = self.agenda.pop(time_ps)
+            self.now_ps = time_ps
+            # Every channel takes time, so nodes cannot touch each other within an instant: step by step over
+            # all nodes is the same as node by node.
+            self.take_effect(instant)
+            self.route_arrivals(instant)
+            for node in instant.nodes:
+                while self.advance_tasks(node):
+                    pass
+            for node in instant.nodes:
+                self.pick(node)
+        self.refuse_stall()
+
+    def take_effect(self, instant: Instant) -> None:
+        """Step 1: credits, ends of injections and ends of ejections.
+
+        The ends of packets on channels need no action: a channel is free when ``free_from_ps`` is reached.
+        """
+        for channel, wire_bytes in instant.credits:
+            channel.room_bytes += wire_bytes
+        for share in instant.shares_sent:
+            share.channel.free_slots += 1
+            share.message.shares_to_send -= 1
+        for packet in instant.ejected:
+            self.deliver(packet)
+
+    def route_arrivals(self, instant: Instant) -> None:
+        """Step 2: route and queue the packets whose heads arrive, at each node in tie order."""
+
+        def tie_order(packet: Packet) -> tuple[int, int, int]:
+            tie = mix32(packet.channel.tie_key ^ packet.head_arrival_ps & MASK)
+            return packet.channel.target, tie, packet.channel.place
+
+        for packet in sorted(instant.arrivals, key=tie_order):
+            if packet.channel.target < self.network.num_terminals:
+                packet.channel.ejection_queue.append(packet)
+            else:
+                self.queue_at_switch(packet)
+
+    def advance_tasks(self, node: int) -> bool:
+        """Step 3, one round at a terminal: begin, start and end tasks, release messages; tell if anything changed."""
+        changed = False
+        for task in self.tasks_at_node[node]:
+            if task.begin_ps is None:
+                changed |= self.begin_task(task)
+            if task.start_ps is not None and task.start_ps <= self.now_ps and task.end_ps is None:
+                for message in task.sends:
+                    if message.ready_ps is None and all(m.is_done_at(task.rank) for m in message.waits_for):
+                        self.release_message(message)
+                        changed = True
+                if all(message.is_done_at(task.rank) for message in task.sends + task.receives):
+                    task.end_ps = self.now_ps
+                    changed = True
+        return changed
+
+    def pick(self, node: int) -> None:
+        """Step 4: every free output of a node, and every free ejection, picks a packet."""
+        if node < self.network.num_terminals:
+            for channel in self.outputs[node]:
+                self.fill_slots(channel)
+                self.inject(channel)
+            for channel in self.inputs[node]:
+                self.eject(channel)
+        else:
+            for channel in self.outputs[node]:
+                self.forward(channel)
+
+    # Tasks and messages (sections 7 and 9) -------------------------------------------------------------------
+
+    def begin_task(self, task: Task) -> bool:
+        """Fix the begin and start of a task whose predecessors have ended; tell whether they have."""
+        ends_ps = [task.not_before_ps]
+        for predecessor in task.predecessors:
+            if predecessor.end_ps is None:
+                return False
+            ends_ps.append(predecessor.end_ps)
+        task.begin_ps = max(ends_ps) + task.gap_ps
+        task.start_ps = task.begin_ps + task.launch_ps
+        if task.start_ps > self.now_ps:
+            self.at(task.start_ps).nodes.add(self.terminal_of_rank[task.rank])
+        return True
+
+    def release_message(self, message: Message) -> None:
+        """Make a message ready: stripe it over channels, or finish it at once if it makes no packet."""
+        message.ready_ps = self.now_ps
+        if message.size_bytes == 0 or message.source.rank == message.target.rank:
+            message.first_injection_ps = self.now_ps
+            message.complete_ps = self.now_ps
+            message.delivered_bytes = message.size_bytes
+            return
+        source, target = self.terminal_of_rank[message.source.rank], self.terminal_of_rank[message.target.rank]
+        bundle = self.bundle(source, target)
+        packet = self.network.packet
+        num_shares = min(len(bundle), ceil(Fraction(message.size_bytes, packet.stripe_min_bytes)))
+        first = 0
+        if num_shares < len(bundle):
+            first = hash_of(self.seed, USE_FIRST_PLANE, source, target, message.source.operation, message.index)
+        timed_bytes = ceil(Fraction(message.size_bytes, num_shares))
+        for i in range(num_shares):
+            held_bytes = message.size_bytes // num_shares + (i < message.size_bytes % num_shares)
+            channel = bundle[(first + i) % len(bundle)]
+            channel.ready.append(Share(message, channel, timed_bytes, held_bytes))
+            message.shares_to_send += 1
+            message.packets_to_deliver += ceil(Fraction(timed_bytes, packet.max_payload_bytes))
+
+    def bundle(self, source: int, target: int) -> list[Channel]:
+        """Return the injection channels of terminal ``source`` for messages to terminal ``target``."""
+        number = int(self.network.bundle_index[source, target])
+        first, end = self.network.bundle_first[number], self.network.bundle_first[number + 1]
+        return [self.channels[channel] for channel in self.network.bundle_channels[first:end]]
+
+    # Terminals (section 8) -----------------------------------------------------------------------------------
+
+    def fill_slots(self, channel: Channel) -> None:
+        """Give free slots to ready shares, in their order; each then waits its message overhead."""
+        channel.ready.sort(
+            key=lambda share: (share.message.ready_ps, share.message.source.operation, share.message.index)
+        )
+        while channel.ready and channel.free_slots > 0:
+            share = channel.ready.pop(0)
+            channel.free_slots -= 1
+            share.waits_until_ps = self.now_ps + self.network.endpoint.message_overhead_ps
+            channel.ring.append(share)
+            if share.waits_until_ps > self.now_ps:
+                self.at(share.waits_until_ps).nodes.add(channel.source)
+
+    def inject(self, channel: Channel) -> None:
+        """If the channel is free, send the next packet of the first share of the ring that can go."""
+        if channel.free_from_ps > self.now_ps:
+            return
+        for share in channel.ring:
+            payload_bytes = min(share.timed_bytes_left, self.network.packet.max_payload_bytes)
+            wire_bytes = self.network.packet.wire_bytes(payload_bytes)
+            if share.waits_until_ps <= self.now_ps and wire_bytes <= channel.room_bytes:
+                break
+        else:
+            return
+        could_start_ps = max(channel.free_from_ps, min(s.waits_until_ps for s in channel.ring))
+        channel.ring.remove(share)
+        held_bytes = min(share.held_bytes_left, payload_bytes)
+        share.timed_bytes_left -= payload_bytes
+        share.held_bytes_left -= held_bytes
+        if share.message.first_injection_ps is None:
+            share.message.first_injection_ps = self.now_ps
+        self.send(Packet(share.message, channel, payload_bytes, held_bytes, wire_bytes, self.now_ps), could_start_ps)
+        channel.free_from_ps = self.now_ps + channel.injection_ps(payload_bytes, wire_bytes)
+        free_again = self.at(channel.free_from_ps)
+        free_again.nodes.add(channel.source)
+        if share.timed_bytes_left > 0:
+            channel.ring.append(share)
+        else:
+            free_again.shares_sent.append(share)
+
+    def eject(self, channel: Channel) -> None:
+        """If the ejection behind a last channel is free, start the packet that arrived first."""
+        if channel.ejection_free_from_ps > self.now_ps or not channel.ejection_queue:
+            return
+        packet = channel.ejection_queue.pop(0)
+        channel.ejection_free_from_ps = self.now_ps + channel.ejection_ps(packet.payload_bytes, packet.wire_bytes)
+        end = self.at(channel.ejection_free_from_ps)
+        end.nodes.add(channel.target)
+        end.ejected.append(packet)
+        self.return_credit(channel, packet.wire_bytes, channel.ejection_free_from_ps)
+
+    def deliver(self, packet: Packet) -> None:
+        """End the ejection of a packet: it is delivered now, and so is its message if it was the last."""
+        self.packet_latencies_ps.append(self.now_ps - packet.injected_ps)
+        message = packet.message
+        message.delivered_bytes += packet.held_bytes
+        message.packets_to_deliver -= 1
+        if message.packets_to_deliver == 0:
+            message.complete_ps = self.now_ps
+
+    # Switches, channels and credits (sections 4 to 6) --------------------------------------------------------
+
+    def queue_at_switch(self, packet: Packet) -> None:
+        """Choose the output of a packet whose head has arrived and put it at the back of its queue."""
+        came_by = packet.channel
+        source = self.terminal_of_rank[packet.message.source.rank]
+        target = self.terminal_of_rank[packet.message.target.rank]
+        switch = came_by.target - self.network.num_terminals
+        first, count = int(self.network.route_first[switch, target]), int(self.network.route_count[switch, target])
+        choice = 0
+        if count > 1 and self.network.routing == "spray":
+            choice = came_by.spray_counter % count
+            came_by.spray_counter += 1
+        elif count > 1:
+            choice = hash_of(self.seed, USE_FLOW, source, target) % count
+        goes_by = self.channels[self.network.candidates[first + choice]]
+        slower_by_ps = came_by.serialization_ps(packet.wire_bytes) - goes_by.serialization_ps(packet.wire_bytes)
+        packet.earliest_start_ps = packet.head_arrival_ps + max(0, slower_by_ps)
+        if packet.earliest_start_ps > self.now_ps:
+            self.at(packet.earliest_start_ps).nodes.add(goes_by.source)
+        goes_by.queue.append(packet)
+
+    def forward(self, channel: Channel) -> None:
+        """If a switch's output is free and has room for its oldest packet, and that may start, send it."""
+        if channel.free_from_ps > self.now_ps or not channel.queue:
+            return
+        packet = channel.queue[0]
+        if packet.earliest_start_ps > self.now_ps or packet.wire_bytes > channel.room_bytes:
+            return
+        channel.queue.pop(0)
+        came_by, packet.channel = packet.channel, channel
+        self.send(packet, max(packet.earliest_start_ps, channel.free_from_ps))
+        channel.free_from_ps = self.now_ps + channel.serialization_ps(packet.wire_bytes)
+        self.at(channel.free_from_ps).nodes.add(channel.source)
+        self.return_credit(came_by, packet.wire_bytes, channel.free_from_ps)
+
+    def send(self, packet: Packet, could_start_ps: int) -> None:
+        """Start a packet on its channel now; but for credits it would have started at ``could_start_ps``."""
+        channel = packet.channel
+        channel.room_bytes -= packet.wire_bytes
+        channel.packets += 1
+        channel.wire_bytes += packet.wire_bytes
+        channel.busy_ps += channel.serialization_ps(packet.wire_bytes)
+        channel.credit_stall_ps += self.now_ps - could_start_ps
+        channel.peak_occupancy_bytes = max(channel.peak_occupancy_bytes, channel.buffer_bytes - channel.room_bytes)
+        packet.head_arrival_ps = self.now_ps + channel.latency_ps
+        arrival = self.at(packet.head_arrival_ps)
+        arrival.nodes.add(channel.target)
+        arrival.arrivals.append(packet)
+
+    def return_credit(self, channel: Channel, wire_bytes: int, tail_left_ps: int) -> None:
+        """Give the room of a packet back to the sender of ``channel``, one latency after its tail has left."""
+        usable = self.at(tail_left_ps + channel.latency_ps)
+        usable.nodes.add(channel.source)
+        usable.credits.append((channel, wire_bytes))
+
+    # The end -------------------------------------------------------------------------------------------------
+
+    def refuse_stall(self) -> None:
+        """Raise a StallError that lists what is unfinished, if anything is."""
+        tasks = [
+            f"task {task.number} (operation {task.operation} at rank {task.rank}) "
+            + ("never began" if task.begin_ps is None else f"began at {task.begin_ps} ps and did not end")
+            for task in self.tasks
+            if task.end_ps is None
+        ]
+        messages = [
+            f"message {message.number} (rank {message.source.rank} to {message.target.rank}) "
+            + ("never became ready" if message.ready_ps is None else f"lacks {message.packets_to_deliver} packets")
+            for message in self.messages
+            if message.complete_ps is None
+        ]
+        if tasks or messages:
+            raise StallError(f"nothing is left to do at {self.now_ps} ps, but: " + "; ".join(tasks + messages))
+
+    def result(self) -> OracleResult:
+        """Gather what was recorded, in the order of the tables."""
+        tasks, messages, channels = self.tasks, self.messages, self.channels
+        return OracleResult(
+            task_begin_ps=as_int64([task.begin_ps for task in tasks]),
+            task_end_ps=as_int64([task.end_ps for task in tasks]),
+            message_ready_ps=as_int64([message.ready_ps for message in messages]),
+            message_first_injection_ps=as_int64([message.first_injection_ps for message in messages]),
+            message_complete_ps=as_int64([message.complete_ps for message in messages]),
+            message_delivered_bytes=as_int64([message.delivered_bytes for message in messages]),
+            channel_busy_ps=as_int64([channel.busy_ps for channel in channels]),
+            channel_wire_bytes=as_int64([channel.wire_bytes for channel in channels]),
+            channel_packets=as_int64([channel.packets for channel in channels]),
+            channel_credit_stall_ps=as_int64([channel.credit_stall_ps for channel in channels]),
+            channel_peak_occupancy_bytes=as_int64([channel.peak_occupancy_bytes for channel in channels]),
+            packet_latency_ps=as_int64(sorted(self.packet_latencies_ps)),
+            simulated_time_ps=max((task.end_ps for task in tasks if task.end_ps is not None), default=0),
+        )
+
+
+def as_int64(values: Sequence[int | None]) -> Int64:
+    """Make an int64 array; a value that does not fit raises OverflowError."""
+    return np.array(values, dtype=np.int64)
+
+
+def build_channels(network: Network, seed: int) -> list[Channel]:
+    """Make an object of each row of the channel table."""
+    table = network.channels
+
+    def rate(num: int, den: int) -> Fraction | None:
+        return Fraction(int(num), int(den)) if num else None
+
+    channels = []
+    for c in range(len(table)):
+        place = int(table.place[c])
+        channel = Channel(
+            number=c,
+            source=int(table.source_node[c]),
+            target=int(table.target_node[c]),
+            place=place,
+            tie_key=hash_of(seed, USE_TIE, place),
+            ps_per_byte=Fraction(int(table.ps_per_byte_num[c]), int(table.ps_per_byte_den[c])),
+            latency_ps=int(table.latency_ps[c]),
+            buffer_bytes=int(table.buffer_bytes[c]),
+            copy_ps_per_byte=rate(table.copy_ps_per_byte_num[c], table.copy_ps_per_byte_den[c]),
+            ejection_ps_per_byte=rate(table.ejection_ps_per_byte_num[c], table.ejection_ps_per_byte_den[c]),
+            room_bytes=int(table.buffer_bytes[c]),
+            free_slots=network.endpoint.slots,
+            spray_counter=int(network.spray_start[c]),
+        )
+        channels.append(channel)
+    return channels
+
+
+def build_tasks(network: Network, schedule: Schedule) -> list[Task]:
+    """Make an object of each row of the task table."""
+    table = schedule.tasks
+    launch_latency_ps = network.endpoint.launch_latency_ps
+    tasks = [
+        Task(
+            number=i,
+            operation=int(table.operation[i]),
+            rank=int(table.rank[i]),
+            gap_ps=int(table.gap_ps[i]),
+            not_before_ps=int(table.not_before_ps[i]),
+            launch_ps=launch_latency_ps if table.launches[i] else 0,
+        )
+        for i in range(len(table))
+    ]
+    for i, task in enumerate(tasks):
+        rows = table.predecessors[table.predecessor_first[i] : table.predecessor_first[i + 1]]
+        task.predecessors = [tasks[row] for row in rows]
+    return tasks
+
+
+def build_messages(schedule: Schedule, tasks: list[Task]) -> list[Message]:
+    """Make an object of each row of the message table and tell its two tasks."""
+    table = schedule.messages
+    messages = [
+        Message(
+            number=i,
+            index=int(table.index[i]),
+            source=tasks[table.source_task[i]],
+            target=tasks[table.target_task[i]],
+            size_bytes=int(table.size_bytes[i]),
+        )
+        for i in range(len(table))
+    ]
+    for i, message in enumerate(messages):
+        rows = table.waits_for[table.waits_first[i] : table.waits_first[i + 1]]
+        message.waits_for = [messages[row] for row in rows]
+        message.source.sends.append(message)
+        message.target.receives.append(message)
+    return messages
