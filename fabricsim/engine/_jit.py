@@ -1,0 +1,62 @@
+"""The one jit wrapper: options, cache and their reasons.
+
+Options, measured with Numba 0.68.1 on the kernel itself (`bench/README.md` says how):
+
+* ``_nrt=False``: a kernel allocates nothing, so no array needs a reference count. With Numba's default every table that
+  a helper receives is counted. The option is private; ``tests/engine/test_jit.py`` notices when it changes.
+* ``error_model="numpy"``: no test for a zero divisor before each division; the kernel divides by counts only.
+* ``nogil=True``: slices run beside the progress display and, later, beside each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+OPTIONS: dict[str, Any] = {"nopython": True, "nogil": True, "error_model": "numpy", "_nrt": False, "forceinline": True}
+
+#: While False, ``jit`` returns functions as they are; ``backends`` loads the kernel once with each value.
+enabled = True
+
+
+def jit(function: Function) -> Function:
+    """Compile *function* with the project's options at its first call, or leave it as it is if not ``enabled``."""
+    if not enabled:
+        return function
+    import numba
+
+    cache = cache_folder()
+    if cache is not None:
+        numba.config.CACHE_DIR = str(cache)
+    compiled: Function = numba.jit(**OPTIONS, cache=cache is not None)(function)
+    return compiled
+
+
+def cache_folder() -> Path | None:
+    """Return the folder of compiled kernels, or None where none can be written.
+
+    Below ``NUMBA_CACHE_DIR``, else below the user's cache folder. Numba notices neither a change in a helper of
+    another module nor one of the options, so the folder is named by a hash of all engine sources, the
+    options, the Numba version and the CPU.
+    """
+    import numba
+    from llvmlite import binding
+
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    parts = (sorted(OPTIONS.items()), numba.__version__, platform.python_version(), binding.get_host_cpu_name())
+    digest.update(repr(parts).encode())
+    base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(base).expanduser() / "fabricsim" / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None

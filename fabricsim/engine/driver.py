@@ -1,0 +1,176 @@
+"""The driver: runs a kernel in slices, grows its tables, reports progress, and says why nothing moves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fabricsim.engine import backends
+from fabricsim.engine.layout import Code, State
+from fabricsim.engine.stall import describe_stall
+from fabricsim.engine.state import LIMIT_PS, allocate, grow
+from fabricsim.errors import ConfigError, StallError
+from fabricsim.fabrics.network import Network
+from fabricsim.workloads.schedule import Schedule
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+#: A slice aims at this wall time [s], so that signals and progress are never far.
+SLICE_S = 0.1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    simulated_ps: int
+    packet_hops: int
+    tasks_ended: int
+    num_tasks: int
+    delivered_packets: int
+    total_packets: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a kernel recorded (docs/physics.md, section 10); int64 arrays unless said otherwise.
+
+    ``task_*`` has one entry per task and ``message_*`` one per message of the schedule, ``channel_*`` one per channel of the network.
+    ``packet_latency_counts`` is a histogram: bucket v for v < 256 ps, else ``128 * shift + (v >> shift)``
+    with ``shift = bit_length(v) - 8``. ``engine_s`` is the wall time inside the kernel, after compilation.
+    """
+
+    task_begin_ps: Int64
+    task_end_ps: Int64
+    message_ready_ps: Int64
+    message_first_injection_ps: Int64
+    message_complete_ps: Int64
+    channel_busy_ps: Int64
+    channel_wire_bytes: Int64
+    channel_packets: Int64
+    channel_credit_stall_ps: Int64
+    channel_peak_occupancy_bytes: Int64
+    packet_latency_counts: Int64
+    packet_latency_sum_ps: int
+    packet_latency_max_ps: int
+    packets: int
+    packet_hops: int
+    engine_s: float
+    kernel: str
+    kernel_reason: str
+
+
+class Simulation:
+    """One run: a state, a kernel, and the loop between them.
+
+    ``terminal_of_rank[r]`` is the terminal of rank r (int32, all different). Raises ConfigError for an unknown
+    or unusable kernel.
+    """
+
+    def __init__(
+        self, network: Network, schedule: Schedule, terminal_of_rank: Int32, *, seed: int = 1, kernel: str = "auto"
+    ) -> None:
+        self.network = network
+        self.schedule = schedule
+        self.kernel, self.kernel_reason = backends.choose(kernel)
+        self._run = backends.load(self.kernel)
+        self.state: State = allocate(network, schedule, terminal_of_rank, seed)
+        self.total_packets = int(self.state.messages["packets_left"].sum())
+        self.engine_s = 0.0
+        self._latency_sum_ps = 0
+
+    def advance(self, max_events: int) -> Code:
+        """Run one slice of about *max_events* events, growing tables as needed; return SLICE, DONE, STALLED or TIME_LIMIT."""
+        while True:
+            code = Code(self._run(self.state, max_events))
+            self._latency_sum_ps += int(self.state.clock["packet_latency_sum_ps"][0])
+            self.state.clock["packet_latency_sum_ps"] = 0
+            if code not in (Code.ARRIVALS_FULL, Code.CREDITS_FULL, Code.PACKETS_FULL):
+                return code
+            self.state = grow(self.state, code)
+
+    def run(self, progress: Callable[[Progress], None] | None = None) -> RunRecord:
+        """Run to the end and return the record.
+
+        *progress* is called between slices. Raises StallError if nothing can happen any more, ConfigError at
+        the time limit. KeyboardInterrupt passes through, between two slices.
+        """
+        if self.kernel == "numba":
+            self.advance(0)  # compiles; a slice of no events changes nothing
+        begin_s = time.perf_counter()
+        max_events = 1_000
+        while True:
+            slice_begin_s = time.perf_counter()
+            code = self.advance(max_events)
+            slice_s = time.perf_counter() - slice_begin_s
+            self.engine_s += slice_s
+            if progress is not None:
+                progress(self.progress(time.perf_counter() - begin_s))
+            if code != Code.SLICE:
+                break
+            max_events = max(100, min(2 * max_events, int(max_events * SLICE_S / max(slice_s, 1e-6))))
+        if code == Code.STALLED:
+            raise StallError(describe_stall(self.state, self.network, self.schedule))
+        if code == Code.TIME_LIMIT:
+            raise ConfigError(
+                f"the simulated time reached {LIMIT_PS / 1e12:.0f} s, beyond which 64-bit picoseconds could wrap: "
+                "shorten the workload or its recorded gaps"
+            )
+        return self.record()
+
+    def progress(self, elapsed_s: float) -> Progress:
+        """Return how far the run is."""
+        clock = self.state.clock[0]
+        num_tasks = len(self.schedule.tasks)
+        return Progress(
+            simulated_ps=int(clock["window_start_ps"]),
+            packet_hops=int(self.state.channels["packets"].sum()),
+            tasks_ended=num_tasks - int(clock["tasks_left"]),
+            num_tasks=num_tasks,
+            delivered_packets=int(clock["delivered_packets"]),
+            total_packets=self.total_packets,
+            elapsed_s=elapsed_s,
+        )
+
+    def record(self) -> RunRecord:
+        """Return what the kernel recorded so far, as copies."""
+        tasks, messages, channels = self.state.tasks, self.state.messages, self.state.channels
+        return RunRecord(
+            task_begin_ps=tasks["begin_ps"].copy(),
+            task_end_ps=tasks["end_ps"].copy(),
+            message_ready_ps=messages["ready_ps"].copy(),
+            message_first_injection_ps=messages["first_injection_ps"].copy(),
+            message_complete_ps=messages["complete_ps"].copy(),
+            channel_busy_ps=channels["busy_ps"].copy(),
+            channel_wire_bytes=channels["wire_bytes"].copy(),
+            channel_packets=channels["packets"].copy(),
+            channel_credit_stall_ps=channels["credit_stall_ps"].copy(),
+            channel_peak_occupancy_bytes=channels["peak_occupancy_bytes"].copy(),
+            packet_latency_counts=self.state.latencies["packets"].copy(),
+            packet_latency_sum_ps=self._latency_sum_ps,
+            packet_latency_max_ps=int(self.state.clock["packet_latency_max_ps"][0]),
+            packets=int(self.state.clock["delivered_packets"][0]),
+            packet_hops=int(channels["packets"].sum()),
+            engine_s=self.engine_s,
+            kernel=self.kernel,
+            kernel_reason=self.kernel_reason,
+        )
+
+
+def run_schedule(
+    network: Network,
+    schedule: Schedule,
+    *,
+    terminal_of_rank: Int32,
+    seed: int = 1,
+    kernel: str = "auto",
+    progress: Callable[[Progress], None] | None = None,
+) -> RunRecord:
+    """Simulate *schedule* on *network* and return the record; see ``Simulation``."""
+    return Simulation(network, schedule, terminal_of_rank, seed=seed, kernel=kernel).run(progress)

@@ -1,0 +1,953 @@
+"""The kernel: how packets move (docs/physics.md), in bounded-lag windows.
+
+Every influence crosses a channel and takes at least the least channel latency D. So in a window of at most D each
+node can process all that it will ever receive for that window without looking at another node, and what it
+emits lands in later windows. ``run`` takes window after window, in each node after node; their order cannot change
+the result.
+
+Functions take the whole ``State``; they never allocate, never validate and never print. The source runs jitted and
+un-jitted (``backends.load`` executes the module once with each decorator). All numbers are non-negative
+integers, so that floor division means the same in every language.
+"""
+
+from __future__ import annotations
+
+from fabricsim.engine import hashing
+from fabricsim.engine._jit import jit
+from fabricsim.engine.layout import (
+    BLOCK,
+    BLOCK_SHIFT,
+    LATENCY_BUCKETS,
+    LATENCY_SHIFT,
+    NEVER,
+    NONE,
+    Code,
+    Routing,
+    State,
+    TimerKind,
+)
+
+# The jit takes enum members for objects, plain integers for constants.
+SLICE, DONE, STALLED = int(Code.SLICE), int(Code.DONE), int(Code.STALLED)
+ARRIVALS_FULL, CREDITS_FULL, PACKETS_FULL = int(Code.ARRIVALS_FULL), int(Code.CREDITS_FULL), int(Code.PACKETS_FULL)
+TIME_LIMIT = int(Code.TIME_LIMIT)
+TASK_STARTS, MESSAGE_SENT = int(TimerKind.TASK_STARTS), int(TimerKind.MESSAGE_SENT)
+MESSAGE_COMPLETE = int(TimerKind.MESSAGE_COMPLETE)
+SPRAY = int(Routing.SPRAY)
+
+MASK32 = hashing.MASK32
+RUN = 16  # insertion sort up to here, then merges
+INDEX_BITS = 31
+INDEX_MASK = (1 << INDEX_BITS) - 1
+
+
+mix32 = jit(hashing.mix32)
+
+
+# --- inboxes -------------------------------------------------------------------------------------------------------
+
+
+@jit
+def push_arrival(
+    state: State, channel: int, time_ps: int, injected_ps: int, message: int, flow: int, destination: int, payload: int
+) -> None:
+    """Announce a packet head to the node at the end of *channel*."""
+    clock = state.clock[0]
+    arrival_blocks = state.arrival_blocks
+    window = (time_ps >> clock["window_shift"]) & clock["wheel_mask"]
+    inbox = state.inboxes[window * clock["num_nodes"] + state.channels[channel]["target_node"]]
+    count = inbox["num_arrivals"]
+    block = inbox["last_arrival_block"]
+    if count & (BLOCK - 1) == 0:
+        fresh = clock["free_arrival_block"]
+        clock["free_arrival_block"] = arrival_blocks[fresh]["next"]
+        clock["num_free_arrival_blocks"] -= 1
+        arrival_blocks[fresh]["next"] = NONE
+        if count == 0:
+            inbox["first_arrival_block"] = fresh
+        else:
+            arrival_blocks[block]["next"] = fresh
+        inbox["last_arrival_block"] = fresh
+        block = fresh
+    arrival = state.arrivals[(block << BLOCK_SHIFT) + (count & (BLOCK - 1))]
+    arrival["time_ps"] = time_ps
+    arrival["injected_ps"] = injected_ps
+    arrival["message"] = message
+    arrival["channel"] = channel
+    arrival["flow"] = flow
+    arrival["destination"] = destination
+    arrival["payload_bytes"] = payload
+    inbox["num_arrivals"] = count + 1
+    clock["in_flight"] += 1
+
+
+@jit
+def return_credit(state: State, channel: int, time_ps: int, num_bytes: int) -> None:
+    """Give room back to the sender of *channel*, usable from *time_ps* on."""
+    clock = state.clock[0]
+    credit_blocks = state.credit_blocks
+    window = (time_ps >> clock["window_shift"]) & clock["wheel_mask"]
+    inbox = state.inboxes[window * clock["num_nodes"] + state.channels[channel]["source_node"]]
+    count = inbox["num_credits"]
+    block = inbox["last_credit_block"]
+    if count & (BLOCK - 1) == 0:
+        fresh = clock["free_credit_block"]
+        clock["free_credit_block"] = credit_blocks[fresh]["next"]
+        clock["num_free_credit_blocks"] -= 1
+        credit_blocks[fresh]["next"] = NONE
+        if count == 0:
+            inbox["first_credit_block"] = fresh
+        else:
+            credit_blocks[block]["next"] = fresh
+        inbox["last_credit_block"] = fresh
+        block = fresh
+    credit = state.credits[(block << BLOCK_SHIFT) + (count & (BLOCK - 1))]
+    credit["time_ps"] = time_ps
+    credit["channel"] = channel
+    credit["bytes"] = num_bytes
+    inbox["num_credits"] = count + 1
+    clock["in_flight"] += 1
+
+
+@jit
+def gather_credits(state: State, inbox_index: int) -> None:
+    """Chain the credits of this window to their channels, each chain in time order; wake blocked injectors."""
+    inbox = state.inboxes[inbox_index]
+    credits_ = state.credits
+    block = inbox["first_credit_block"]
+    left = inbox["num_credits"]
+    while left > 0:
+        first = block << BLOCK_SHIFT
+        for index in range(first, first + min(left, BLOCK)):
+            credit = credits_[index]
+            channel = state.channels[credit["channel"]]
+            time_ps = credit["time_ps"]
+            last = channel["credit_last"]
+            if channel["credit_first"] == NONE:
+                credit["next"] = NONE
+                channel["credit_first"] = index
+                channel["credit_last"] = index
+            elif credits_[last]["time_ps"] <= time_ps:
+                credit["next"] = NONE
+                credits_[last]["next"] = index
+                channel["credit_last"] = index
+            elif time_ps < credits_[channel["credit_first"]]["time_ps"]:
+                credit["next"] = channel["credit_first"]
+                channel["credit_first"] = index
+            else:
+                before = channel["credit_first"]
+                after = credits_[before]["next"]
+                while credits_[after]["time_ps"] <= time_ps:
+                    before = after
+                    after = credits_[before]["next"]
+                credit["next"] = after
+                credits_[before]["next"] = index
+            injector = channel["injector"]
+            if injector != NONE and state.injectors[injector]["blocked"] == 1:
+                state.wakes[injector]["wake_ps"] = min(state.wakes[injector]["wake_ps"], time_ps)
+        left -= BLOCK
+        block = state.credit_blocks[block]["next"]
+
+
+@jit
+def take_credits(state: State, channel: int, until_ps: int) -> None:
+    """Add to the room of *channel* the credits usable at *until_ps*."""
+    row = state.channels[channel]
+    index = row["credit_first"]
+    while index != NONE and state.credits[index]["time_ps"] <= until_ps:
+        row["room_bytes"] += state.credits[index]["bytes"]
+        index = state.credits[index]["next"]
+    row["credit_first"] = index
+
+
+@jit
+def settle_credits(state: State, inbox_index: int, window_end_ps: int) -> None:
+    """Take what is left of this window's credits and free their blocks."""
+    clock = state.clock[0]
+    inbox = state.inboxes[inbox_index]
+    left = inbox["num_credits"]
+    if left == 0:
+        return
+    clock["in_flight"] -= left
+    block = inbox["first_credit_block"]
+    while left > 0:
+        first = block << BLOCK_SHIFT
+        for index in range(first, first + min(left, BLOCK)):
+            take_credits(state, state.credits[index]["channel"], window_end_ps)
+        left -= BLOCK
+        after = state.credit_blocks[block]["next"]
+        state.credit_blocks[block]["next"] = clock["free_credit_block"]
+        clock["free_credit_block"] = block
+        clock["num_free_credit_blocks"] += 1
+        block = after
+    inbox["num_credits"] = 0
+
+
+@jit
+def free_arrivals(state: State, inbox_index: int) -> None:
+    """Free the blocks of this window's arrivals."""
+    clock = state.clock[0]
+    inbox = state.inboxes[inbox_index]
+    left = inbox["num_arrivals"]
+    clock["in_flight"] -= left
+    block = inbox["first_arrival_block"]
+    while left > 0:
+        left -= BLOCK
+        after = state.arrival_blocks[block]["next"]
+        state.arrival_blocks[block]["next"] = clock["free_arrival_block"]
+        clock["free_arrival_block"] = block
+        clock["num_free_arrival_blocks"] += 1
+        block = after
+    inbox["num_arrivals"] = 0
+
+
+# --- channels ------------------------------------------------------------------------------------------------------
+
+
+@jit
+def earliest_start(state: State, channel: int, earliest_ps: int, wire_bytes: int, window_end_ps: int) -> int:
+    """Return when a switch output can start a packet that may not start before *earliest_ps*.
+
+    A time inside the window is final, and the credits up to it have been taken. A time at or beyond the window's end
+    only says when to look again; NEVER says that only a credit can help.
+    """
+    row = state.channels[channel]
+    start_ps = max(earliest_ps, row["free_ps"])
+    if start_ps >= window_end_ps:
+        return start_ps
+    take_credits(state, channel, start_ps)
+    while row["room_bytes"] < wire_bytes:
+        index = row["credit_first"]
+        if index == NONE:
+            return NEVER
+        start_ps = state.credits[index]["time_ps"]
+        take_credits(state, channel, start_ps)
+    return start_ps
+
+
+@jit
+def start_packet(
+    state: State,
+    channel: int,
+    start_ps: int,
+    stall_ps: int,
+    injected_ps: int,
+    message: int,
+    flow: int,
+    destination: int,
+    payload: int,
+) -> int:
+    """Start a packet on *channel* at *start_ps*: reserve room, record, announce the head; return its serialization."""
+    row = state.channels[channel]
+    wire_bytes = state.durations[payload]["value"]
+    serialization_ps = state.durations[row["serialization_row"] + payload]["value"]
+    row["room_bytes"] -= wire_bytes
+    row["peak_occupancy_bytes"] = max(row["peak_occupancy_bytes"], row["buffer_bytes"] - row["room_bytes"])
+    row["busy_ps"] += serialization_ps
+    row["wire_bytes"] += wire_bytes
+    row["packets"] += 1
+    row["credit_stall_ps"] += stall_ps
+    push_arrival(state, channel, start_ps + row["latency_ps"], injected_ps, message, flow, destination, payload)
+    return serialization_ps
+
+
+# --- switches ------------------------------------------------------------------------------------------------------
+
+
+@jit
+def forward(
+    state: State,
+    channel: int,
+    start_ps: int,
+    earliest_ps: int,
+    came_by: int,
+    injected_ps: int,
+    message: int,
+    flow: int,
+    destination: int,
+    payload: int,
+) -> None:
+    """Start a packet on the output *channel* of a switch and return its room on the channel that it *came_by*."""
+    row = state.channels[channel]
+    stall_ps = start_ps - max(earliest_ps, row["free_ps"])
+    serialization_ps = start_packet(
+        state, channel, start_ps, stall_ps, injected_ps, message, flow, destination, payload
+    )
+    row["free_ps"] = start_ps + serialization_ps
+    usable_ps = start_ps + serialization_ps + state.channels[came_by]["latency_ps"]
+    return_credit(state, came_by, usable_ps, state.durations[payload]["value"])
+
+
+@jit
+def serve_queue(state: State, channel: int, window_end_ps: int) -> int:
+    """Start what the queue of *channel* can start in this window; return when to look again."""
+    clock = state.clock[0]
+    row = state.channels[channel]
+    index = row["queue_first"]
+    while index != NONE:
+        packet = state.packets[index]
+        payload = int(packet["payload_bytes"])
+        earliest_ps = packet["earliest_ps"]
+        start_ps = earliest_start(state, channel, earliest_ps, state.durations[payload]["value"], window_end_ps)
+        if start_ps >= window_end_ps:
+            return start_ps
+        forward(
+            state,
+            channel,
+            start_ps,
+            earliest_ps,
+            packet["channel"],
+            packet["injected_ps"],
+            packet["message"],
+            packet["flow"],
+            packet["destination"],
+            payload,
+        )
+        after = packet["next"]
+        packet["next"] = clock["free_packet"]
+        clock["free_packet"] = index
+        clock["num_free_packets"] += 1
+        row["queue_first"] = after
+        index = after
+    return NEVER
+
+
+@jit
+def choose_output(state: State, node: int, destination: int, came_by: int, flow: int) -> int:
+    """Route a packet at a switch (docs/physics.md, section 6)."""
+    row = state.nodes[node]
+    route = state.routes[row["route_row"] + destination]
+    count = int(route["count"])
+    place = route["first"]
+    if count > 1:
+        if state.clock[0]["routing"] == SPRAY:
+            choice = state.channels[came_by]["spray_counter"]
+            state.channels[came_by]["spray_counter"] = choice + 1
+        else:
+            choice = flow
+        place += choice % count
+    return row["first_output"] + state.candidates[place]["output"]
+
+
+@jit
+def accept_packet(state: State, node: int, index: int, window_end_ps: int) -> None:
+    """Route the packet of arrival *index*; start it at once if its output can, else queue it."""
+    arrival = state.arrivals[index]
+    came_by = arrival["channel"]
+    payload = int(arrival["payload_bytes"])
+    flow = int(arrival["flow"])
+    destination = int(arrival["destination"])
+    channel = choose_output(state, node, destination, came_by, flow)
+    row = state.channels[channel]
+    durations = state.durations
+    # A faster output waits so that it never runs dry: e in docs/physics.md, section 5.
+    lead_ps = (
+        durations[state.channels[came_by]["serialization_row"] + payload]["value"]
+        - durations[row["serialization_row"] + payload]["value"]
+    )
+    earliest_ps = arrival["time_ps"] + max(0, lead_ps)
+    if row["queue_first"] == NONE:
+        start_ps = earliest_start(state, channel, earliest_ps, durations[payload]["value"], window_end_ps)
+        if start_ps < window_end_ps:
+            forward(
+                state,
+                channel,
+                start_ps,
+                earliest_ps,
+                came_by,
+                arrival["injected_ps"],
+                arrival["message"],
+                flow,
+                destination,
+                payload,
+            )
+            return
+    clock = state.clock[0]
+    fresh = clock["free_packet"]
+    packet = state.packets[fresh]
+    clock["free_packet"] = packet["next"]
+    clock["num_free_packets"] -= 1
+    packet["earliest_ps"] = earliest_ps
+    packet["injected_ps"] = arrival["injected_ps"]
+    packet["message"] = arrival["message"]
+    packet["channel"] = came_by
+    packet["flow"] = flow
+    packet["destination"] = destination
+    packet["payload_bytes"] = payload
+    packet["next"] = NONE
+    if row["queue_first"] == NONE:
+        row["queue_first"] = fresh
+    else:
+        state.packets[row["queue_last"]]["next"] = fresh
+    row["queue_last"] = fresh
+
+
+@jit
+def sort_keys(state: State, first: int, count: int) -> None:
+    """Sort ``keys[first : first + count]``: runs by insertion, then merges through the scratch table."""
+    keys = state.keys
+    swap = state.swap
+    end = first + count
+    for start in range(first, end, RUN):
+        for index in range(start + 1, min(start + RUN, end)):
+            key = keys[index]["key"]
+            place = index
+            while place > start and keys[place - 1]["key"] > key:
+                keys[place]["key"] = keys[place - 1]["key"]
+                place -= 1
+            keys[place]["key"] = key
+    width = RUN
+    while width < count:
+        for start in range(first, end, 2 * width):
+            middle = min(start + width, end)
+            stop = min(start + 2 * width, end)
+            if middle == stop or keys[middle - 1]["key"] <= keys[middle]["key"]:
+                continue
+            for index in range(start, middle):
+                swap[index]["key"] = keys[index]["key"]
+            left = start
+            right = middle
+            place = start
+            while left < middle:
+                if right < stop and keys[right]["key"] < swap[left]["key"]:
+                    keys[place]["key"] = keys[right]["key"]
+                    right += 1
+                else:
+                    keys[place]["key"] = swap[left]["key"]
+                    left += 1
+                place += 1
+        width *= 2
+
+
+@jit
+def break_ties(state: State, first: int, count: int) -> None:
+    """Bring ``keys[first : first + count]``, arrivals of one instant, into tie order."""
+    keys = state.keys
+    arrivals = state.arrivals
+    channels = state.channels
+    for place in range(first, first + count):
+        index = keys[place]["key"] & INDEX_MASK
+        tie = mix32(channels[arrivals[index]["channel"]]["tie_key"] ^ (arrivals[index]["time_ps"] & MASK32))
+        keys[place]["key"] = (tie << INDEX_BITS) | index
+    sort_keys(state, first, count)
+    # Equal ties are rare (1 in 2**32); the place decides them.
+    for place in range(first + 1, first + count):
+        key = keys[place]["key"]
+        here = channels[arrivals[key & INDEX_MASK]["channel"]]["place"]
+        spot = place
+        while (
+            spot > first
+            and keys[spot - 1]["key"] >> INDEX_BITS == key >> INDEX_BITS
+            and channels[arrivals[keys[spot - 1]["key"] & INDEX_MASK]["channel"]]["place"] > here
+        ):
+            keys[spot]["key"] = keys[spot - 1]["key"]
+            spot -= 1
+        keys[spot]["key"] = key
+
+
+@jit
+def process_switch(state: State, node: int, inbox_index: int, window_end_ps: int) -> None:
+    """Process all that happens at a switch in this window.
+
+    Outputs do not see each other, so each queue is served on its own; then the arrivals come in tie order.
+    """
+    row = state.nodes[node]
+    inbox = state.inboxes[inbox_index]
+    channels = state.channels
+    gather_credits(state, inbox_index)
+    first_output = row["first_output"]
+    end_output = first_output + row["num_outputs"]
+    for channel in range(first_output, end_output):
+        if channels[channel]["queue_first"] != NONE:
+            serve_queue(state, channel, window_end_ps)
+
+    count = inbox["num_arrivals"]
+    if count > 0:
+        keys = state.keys
+        window_start_ps = state.clock[0]["window_start_ps"]
+        block = inbox["first_arrival_block"]
+        place = 0
+        while place < count:
+            first = block << BLOCK_SHIFT
+            for index in range(first, first + min(count - place, BLOCK)):
+                keys[place]["key"] = ((state.arrivals[index]["time_ps"] - window_start_ps) << INDEX_BITS) | index
+                place += 1
+            block = state.arrival_blocks[block]["next"]
+        sort_keys(state, 0, count)
+        place = 0
+        while place < count:
+            instant = keys[place]["key"] >> INDEX_BITS
+            stop = place + 1
+            while stop < count and keys[stop]["key"] >> INDEX_BITS == instant:
+                stop += 1
+            if stop - place > 1:
+                break_ties(state, place, stop - place)
+            for spot in range(place, stop):
+                accept_packet(state, node, keys[spot]["key"] & INDEX_MASK, window_end_ps)
+            place = stop
+        free_arrivals(state, inbox_index)
+
+    settle_credits(state, inbox_index, window_end_ps)
+    wake_ps = NEVER
+    for channel in range(first_output, end_output):
+        index = channels[channel]["queue_first"]
+        if index != NONE:
+            packet = state.packets[index]
+            if channels[channel]["room_bytes"] >= state.durations[int(packet["payload_bytes"])]["value"]:
+                wake_ps = min(wake_ps, max(packet["earliest_ps"], channels[channel]["free_ps"]))
+    row["wake_ps"] = wake_ps
+
+
+# --- terminals -----------------------------------------------------------------------------------------------------
+
+
+@jit
+def add_timer(state: State, terminal: int, time_ps: int, kind: int, subject: int) -> None:
+    """Note that something happens at *terminal* at *time_ps*."""
+    clock = state.clock[0]
+    timers = state.timers
+    fresh = clock["free_timer"]
+    clock["free_timer"] = timers[fresh]["next"]
+    timers[fresh]["time_ps"] = time_ps
+    timers[fresh]["kind"] = kind
+    timers[fresh]["subject"] = subject
+    after = state.nodes[terminal]["first_timer"]
+    if after == NONE or time_ps < timers[after]["time_ps"]:
+        timers[fresh]["next"] = after
+        state.nodes[terminal]["first_timer"] = fresh
+        return
+    before = after
+    after = timers[before]["next"]
+    while after != NONE and timers[after]["time_ps"] <= time_ps:
+        before = after
+        after = timers[before]["next"]
+    timers[fresh]["next"] = after
+    timers[before]["next"] = fresh
+
+
+@jit
+def eject_packet(state: State, terminal: int, index: int) -> None:
+    """Eject the packet of arrival *index*: the ejection server is a FIFO, so its times are known at once."""
+    clock = state.clock[0]
+    arrival = state.arrivals[index]
+    channel = arrival["channel"]
+    payload = int(arrival["payload_bytes"])
+    row = state.channels[channel]
+    end_ps = max(arrival["time_ps"], row["ejection_free_ps"]) + state.durations[row["ejection_row"] + payload]["value"]
+    row["ejection_free_ps"] = end_ps
+    return_credit(state, channel, end_ps + row["latency_ps"], state.durations[payload]["value"])
+
+    message = state.messages[arrival["message"]]
+    message["packets_left"] -= 1
+    message["complete_ps"] = max(message["complete_ps"], end_ps)
+    if message["packets_left"] == 0:
+        clock["delivered_messages"] += 1
+        add_timer(state, terminal, message["complete_ps"], MESSAGE_COMPLETE, arrival["message"])
+
+    latency_ps = end_ps - arrival["injected_ps"]
+    clock["delivered_packets"] += 1
+    clock["packet_latency_sum_ps"] += latency_ps
+    clock["packet_latency_max_ps"] = max(clock["packet_latency_max_ps"], latency_ps)
+    shift = 0
+    while latency_ps >> shift >= 1 << LATENCY_SHIFT:
+        shift += 1
+    state.latencies[shift * LATENCY_BUCKETS + (latency_ps >> shift)]["packets"] += 1
+
+
+@jit
+def end_task(state: State, task: int, now_ps: int) -> None:
+    """End a task and let begin the tasks that wait for nothing else."""
+    tasks = state.tasks
+    row = tasks[task]
+    row["end_ps"] = now_ps
+    state.clock[0]["tasks_left"] -= 1
+    for place in range(row["successors_first"], row["successors_first"] + row["successors_count"]):
+        successor = state.successors[place]["task"]
+        after = tasks[successor]
+        after["waiting"] -= 1
+        if after["waiting"] == 0:
+            after["begin_ps"] = max(now_ps, after["not_before_ps"]) + after["gap_ps"]
+            add_timer(state, after["terminal"], after["begin_ps"] + after["launch_ps"], TASK_STARTS, successor)
+
+
+@jit
+def finish_part(state: State, task: int, now_ps: int) -> None:
+    """Count one message of a task as sent or complete."""
+    row = state.tasks[task]
+    row["pending"] -= 1
+    if row["pending"] == 0 and row["started"] == 1:
+        end_task(state, task, now_ps)
+
+
+@jit
+def uses_injector(state: State, message: int, injector: int) -> bool:
+    """Tell whether a share of *message* goes over *injector*, one of its bundle."""
+    row = state.messages[message]
+    planes = state.bundles[row["bundle"]]["num_injectors"]
+    distance = state.injectors[injector]["position"] - row["first_plane"]
+    if distance < 0:
+        distance += planes
+    return distance < row["num_shares"]
+
+
+@jit
+def queue_message(state: State, message: int, now_ps: int) -> None:
+    """Put a message that is ready into its bundle's list and wake the injectors that it uses.
+
+    The list is sorted by (ready time, operation, index); rows of ``messages`` are sorted by (operation, index).
+    So only messages of this instant can stand behind the new one, and no injector has looked at those yet.
+    """
+    messages = state.messages
+    row = messages[message]
+    bundle = state.bundles[row["bundle"]]
+    if bundle["ready_ps"] != now_ps:
+        bundle["ready_ps"] = now_ps
+        bundle["anchor"] = bundle["last_ready"]
+        bundle["instant_first"] = NONE
+    before = bundle["last_ready"]
+    after = NONE
+    if bundle["instant_first"] != NONE and message < before:
+        before = bundle["anchor"]
+        after = bundle["instant_first"]
+        while after < message:
+            before = after
+            after = messages[before]["next_ready"]
+    else:
+        bundle["last_ready"] = message
+    if before != NONE:
+        messages[before]["next_ready"] = message
+    if after == bundle["instant_first"]:
+        bundle["instant_first"] = message
+    row["next_ready"] = after
+    first = bundle["first_injector"]
+    for injector in range(first, first + bundle["num_injectors"]):
+        server = state.injectors[injector]
+        if server["next_message"] == after:
+            server["next_message"] = message
+        if uses_injector(state, message, injector):
+            free_ps = state.channels[server["channel"]]["free_ps"]
+            state.wakes[injector]["wake_ps"] = min(state.wakes[injector]["wake_ps"], max(now_ps, free_ps))
+
+
+@jit
+def release_message(state: State, message: int, now_ps: int) -> None:
+    """End one wait of a message; with the last it becomes ready.
+
+    A message without packets is done at once, by timers of this instant: they keep the call depth flat.
+    """
+    row = state.messages[message]
+    row["waiting"] -= 1
+    if row["waiting"] > 0:
+        return
+    row["ready_ps"] = now_ps
+    if row["share_bytes"] > 0:
+        queue_message(state, message, now_ps)
+        return
+    row["first_injection_ps"] = now_ps
+    row["sent_ps"] = now_ps
+    row["complete_ps"] = now_ps
+    add_timer(state, row["source"], now_ps, MESSAGE_SENT, message)
+    if row["source"] == row["destination"]:
+        add_timer(state, row["source"], now_ps, MESSAGE_COMPLETE, message)
+
+
+@jit
+def handle_timer(state: State, terminal: int) -> None:
+    """Do what the first timer of *terminal* says."""
+    clock = state.clock[0]
+    index = state.nodes[terminal]["first_timer"]
+    timer = state.timers[index]
+    now_ps = timer["time_ps"]
+    subject = timer["subject"]
+    kind = timer["kind"]
+    state.nodes[terminal]["first_timer"] = timer["next"]
+    timer["next"] = clock["free_timer"]
+    clock["free_timer"] = index
+    if kind == TASK_STARTS:
+        task = state.tasks[subject]
+        task["started"] = 1
+        for place in range(task["sends_first"], task["sends_first"] + task["sends_count"]):
+            release_message(state, state.sends[place]["message"], now_ps)
+        if task["pending"] == 0:
+            end_task(state, subject, now_ps)
+        return
+    message = state.messages[subject]
+    if kind == MESSAGE_SENT:
+        first = message["after_sent_first"]
+        stop = first + message["after_sent_count"]
+        task_index = message["source_task"]
+    else:
+        first = message["after_complete_first"]
+        stop = first + message["after_complete_count"]
+        task_index = message["target_task"]
+    for place in range(first, stop):
+        release_message(state, state.followers[place]["message"], now_ps)
+    finish_part(state, task_index, now_ps)
+
+
+@jit
+def fill_slots(state: State, injector: int, free_ps: int) -> None:
+    """Let ready shares take the free slots.
+
+    The injector is looked at only when its channel is free, so slots may have been free, and shares ready, for some
+    time: each share takes its slot at the later of both. Only the slot of the last packet became free at *free_ps*.
+    """
+    clock = state.clock[0]
+    row = state.injectors[injector]
+    while row["free_slots"] + row["freed_slot"] > 0:
+        message_index = row["next_message"]
+        while message_index != NONE and not uses_injector(state, message_index, injector):
+            message_index = state.messages[message_index]["next_ready"]
+        row["next_message"] = message_index
+        if message_index == NONE:
+            break
+        message = state.messages[message_index]
+        row["next_message"] = message["next_ready"]
+        taken_ps = message["ready_ps"]
+        if row["free_slots"] > 0:
+            row["free_slots"] -= 1
+        else:
+            row["freed_slot"] = 0
+            taken_ps = max(taken_ps, free_ps)
+        index = clock["free_share"]
+        share = state.shares[index]
+        clock["free_share"] = share["next"]
+        share["wait_end_ps"] = taken_ps + clock["message_overhead_ps"]
+        share["bytes_left"] = message["share_bytes"]
+        share["message"] = message_index
+        share["destination"] = message["destination"]
+        share["flow"] = message["flow"]
+        share["started"] = 0
+        share["joined"] = row["joins"]
+        row["joins"] += 1
+        share["next"] = NONE
+        if row["waiting_first"] == NONE:
+            row["waiting_first"] = index
+        else:
+            state.shares[row["waiting_last"]]["next"] = index
+        row["waiting_last"] = index
+    row["free_slots"] += row["freed_slot"]
+    row["freed_slot"] = 0
+
+
+@jit
+def end_waits(state: State, injector: int, now_ps: int) -> None:
+    """Let the shares whose wait is over take the places in the ring that they hold since they took their slots.
+
+    They stand before all that went to the back later. To skip them in the ring while they wait would take a walk per packet.
+    """
+    row = state.injectors[injector]
+    shares = state.shares
+    index = row["waiting_first"]
+    while index != NONE and shares[index]["wait_end_ps"] <= now_ps:
+        share = shares[index]
+        row["waiting_first"] = share["next"]
+        before = NONE
+        after = row["ring_first"]
+        while after != NONE and shares[after]["joined"] < share["joined"]:
+            before = after
+            after = shares[after]["next"]
+        share["next"] = after
+        if before == NONE:
+            row["ring_first"] = index
+        else:
+            shares[before]["next"] = index
+        if after == NONE:
+            row["ring_last"] = index
+        index = row["waiting_first"]
+
+
+@jit
+def inject_packet(state: State, injector: int, index: int, now_ps: int) -> bool:
+    """Start the next packet of a share; return whether it was the last."""
+    clock = state.clock[0]
+    row = state.injectors[injector]
+    share = state.shares[index]
+    channel = row["channel"]
+    payload = min(share["bytes_left"], clock["max_payload_bytes"])
+    stall_ps = 0
+    if row["blocked"] == 1:
+        row["blocked"] = 0
+        could_ps = NEVER
+        other = row["ring_first"]
+        while other != NONE:
+            could_ps = min(could_ps, state.shares[other]["wait_end_ps"])
+            other = state.shares[other]["next"]
+        stall_ps = now_ps - max(could_ps, state.channels[channel]["free_ps"])
+    message_index = share["message"]
+    start_packet(
+        state, channel, now_ps, stall_ps, now_ps, message_index, share["flow"], share["destination"], payload
+    )
+    free_ps = now_ps + state.durations[state.channels[channel]["injection_row"] + payload]["value"]
+    state.channels[channel]["free_ps"] = free_ps
+    message = state.messages[message_index]
+    if share["started"] == 0:
+        share["started"] = 1
+        message["first_injection_ps"] = min(message["first_injection_ps"], now_ps)
+    share["bytes_left"] -= payload
+    if share["bytes_left"] > 0:
+        return False
+    message["shares_left"] -= 1
+    message["sent_ps"] = max(message["sent_ps"], free_ps)
+    if message["shares_left"] == 0:
+        add_timer(state, message["source"], message["sent_ps"], MESSAGE_SENT, message_index)
+    return True
+
+
+@jit
+def serve_injector(state: State, injector: int, now_ps: int) -> None:
+    """Let a free injection channel pick (docs/physics.md, section 8) and say when to look at it again."""
+    clock = state.clock[0]
+    row = state.injectors[injector]
+    shares = state.shares
+    channel = state.channels[row["channel"]]
+    fill_slots(state, injector, channel["free_ps"])
+    end_waits(state, injector, now_ps)
+    take_credits(state, row["channel"], now_ps)
+    before = NONE
+    index = row["ring_first"]
+    while index != NONE:
+        share = shares[index]
+        after = share["next"]
+        wire_bytes = state.durations[min(share["bytes_left"], clock["max_payload_bytes"])]["value"]
+        if channel["room_bytes"] >= wire_bytes:
+            break
+        row["blocked"] = 1
+        before = index
+        index = after
+    if index == NONE:
+        wake_ps = NEVER
+        if row["waiting_first"] != NONE:
+            wake_ps = shares[row["waiting_first"]]["wait_end_ps"]
+        if row["blocked"] == 1 and channel["credit_first"] != NONE:
+            wake_ps = min(wake_ps, state.credits[channel["credit_first"]]["time_ps"])
+        state.wakes[injector]["wake_ps"] = wake_ps
+        return
+
+    last_packet = inject_packet(state, injector, index, now_ps)
+    share = shares[index]
+    share["joined"] = row["joins"]
+    row["joins"] += 1
+    after = share["next"]
+    if last_packet or after != NONE:
+        # Take the share out of the ring.
+        if before == NONE:
+            row["ring_first"] = after
+        else:
+            shares[before]["next"] = after
+        if after == NONE:
+            row["ring_last"] = before
+        if last_packet:
+            share["next"] = clock["free_share"]
+            clock["free_share"] = index
+            row["freed_slot"] = 1
+        else:
+            shares[row["ring_last"]]["next"] = index
+            share["next"] = NONE
+            row["ring_last"] = index
+    wake_ps = NEVER
+    if row["ring_first"] != NONE or row["waiting_first"] != NONE or row["next_message"] != NONE:
+        wake_ps = channel["free_ps"]
+    state.wakes[injector]["wake_ps"] = wake_ps
+
+
+@jit
+def process_terminal(state: State, terminal: int, inbox_index: int, window_end_ps: int) -> int:
+    """Process all that happens at a terminal in this window, in time order; return how often an injector was served."""
+    row = state.nodes[terminal]
+    wakes = state.wakes
+    inbox = state.inboxes[inbox_index]
+    gather_credits(state, inbox_index)
+    left = inbox["num_arrivals"]
+    if left > 0:
+        block = inbox["first_arrival_block"]
+        while left > 0:
+            first = block << BLOCK_SHIFT
+            for index in range(first, first + min(left, BLOCK)):
+                eject_packet(state, terminal, index)
+            left -= BLOCK
+            block = state.arrival_blocks[block]["next"]
+        free_arrivals(state, inbox_index)
+
+    served = 0
+    first_injector = row["first_injector"]
+    end_injector = first_injector + row["num_injectors"]
+    while True:
+        timer_ps = NEVER
+        if row["first_timer"] != NONE:
+            timer_ps = state.timers[row["first_timer"]]["time_ps"]
+        wake_ps = NEVER
+        injector = NONE
+        for index in range(first_injector, end_injector):
+            if wakes[index]["wake_ps"] < wake_ps:
+                wake_ps = wakes[index]["wake_ps"]
+                injector = index
+        # Completions come before picks within one instant.
+        if timer_ps <= wake_ps:
+            if timer_ps >= window_end_ps:
+                row["wake_ps"] = timer_ps
+                break
+            handle_timer(state, terminal)
+        else:
+            if wake_ps >= window_end_ps:
+                row["wake_ps"] = wake_ps
+                break
+            serve_injector(state, injector, wake_ps)
+            served += 1
+    settle_credits(state, inbox_index, window_end_ps)
+    return served
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
+
+
+@jit
+def run(state: State, max_events: int) -> int:
+    """Process windows until about *max_events* arrivals and injections are done; return a Code.
+
+    A slice ends between two windows. The codes that ask for table space can come between two nodes of a window, before
+    anything of the next node has changed; call again after growing.
+    """
+    clock = state.clock[0]
+    nodes = state.nodes
+    num_nodes = clock["num_nodes"]
+    num_terminals = clock["num_terminals"]
+    length_ps = 1 << clock["window_shift"]
+    events = 0
+    while True:
+        if clock["next_node"] == 0:
+            if clock["in_flight"] == 0:
+                wake_ps = NEVER
+                for node in range(num_nodes):
+                    wake_ps = min(wake_ps, nodes[node]["wake_ps"])
+                if wake_ps == NEVER:
+                    if clock["tasks_left"] == 0:
+                        return DONE
+                    return STALLED
+                clock["window_start_ps"] = (wake_ps >> clock["window_shift"]) << clock["window_shift"]
+            if clock["window_start_ps"] >= clock["limit_ps"]:
+                return TIME_LIMIT
+            if events >= max_events:
+                return SLICE
+        window_end_ps = clock["window_start_ps"] + length_ps
+        first_inbox = ((clock["window_start_ps"] >> clock["window_shift"]) & clock["wheel_mask"]) * num_nodes
+        for node in range(clock["next_node"], num_nodes):
+            inbox = state.inboxes[first_inbox + node]
+            arrivals = inbox["num_arrivals"]
+            if arrivals == 0 and inbox["num_credits"] == 0 and nodes[node]["wake_ps"] >= window_end_ps:
+                continue
+            # Each start announces an arrival; each ejection, and each start at a switch, returns a credit.
+            clock["next_node"] = node
+            if clock["num_free_arrival_blocks"] < nodes[node]["max_starts"]:
+                return ARRIVALS_FULL
+            if clock["num_free_credit_blocks"] < nodes[node]["max_starts"] + arrivals:
+                return CREDITS_FULL
+            if clock["num_free_packets"] < arrivals:
+                return PACKETS_FULL
+            if node < num_terminals:
+                events += process_terminal(state, node, first_inbox + node, window_end_ps)
+            else:
+                process_switch(state, node, first_inbox + node, window_end_ps)
+            events += arrivals
+        clock["next_node"] = 0
+        clock["window_start_ps"] = window_end_ps

@@ -1,0 +1,73 @@
+"""The kernel, jitted and not, against the oracle: equality to the byte on random cases."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fabricsim.engine.check import check
+from fabricsim.engine.driver import RunRecord, Simulation
+from fabricsim.engine.layout import Code
+from tests.oracle.cases import Case, cases
+from tests.oracle.simulator import OracleResult, simulate
+
+
+def simulation(case: Case, kernel: str) -> Simulation:
+    """Return a run of *case* before its first event."""
+    terminal_of_rank = np.array(case.terminal_of_rank, np.int32)
+    return Simulation(case.network, case.schedule, terminal_of_rank, seed=case.seed, kernel=kernel)
+
+
+def bucket(latency_ps: int) -> int:
+    """Return the histogram bucket of a packet latency (docs/physics.md, section 10)."""
+    shift = max(0, latency_ps.bit_length() - 8)
+    return 128 * shift + (latency_ps >> shift)
+
+
+def assert_equal(record: RunRecord, expected: OracleResult) -> None:
+    """Hold all that a kernel recorded against the oracle, with ``==``."""
+    for name in ("task_begin_ps", "task_end_ps", "message_ready_ps", "message_first_injection_ps", "message_complete_ps"):
+        assert getattr(record, name).tolist() == getattr(expected, name).tolist(), name
+    for name in ("busy_ps", "wire_bytes", "packets", "credit_stall_ps", "peak_occupancy_bytes"):
+        ours = getattr(record, f"channel_{name}").tolist()
+        assert ours == getattr(expected, f"channel_{name}").tolist(), name
+    latencies = expected.packet_latency_ps.tolist()
+    assert record.packets == len(latencies)
+    assert record.packet_latency_sum_ps == sum(latencies)
+    assert record.packet_latency_max_ps == max(latencies, default=0)
+    counts = {int(index): int(record.packet_latency_counts[index]) for index in np.flatnonzero(record.packet_latency_counts)}
+    assert counts == Counter(bucket(latency) for latency in latencies)
+
+
+@settings(max_examples=400)
+@given(case=cases())
+def test_kernel_equals_oracle(case: Case) -> None:
+    """Every recorded time, count and histogram of a random case is the oracle's."""
+    expected = simulate(case.network, case.schedule, seed=case.seed, terminal_of_rank=case.terminal_of_rank)
+    assert_equal(simulation(case, "numba").run(), expected)
+
+
+@settings(max_examples=200)
+@given(case=cases())
+def test_kernel_without_the_jit_equals_oracle(case: Case) -> None:
+    """The same source as plain Python gives the oracle's figures too."""
+    expected = simulate(case.network, case.schedule, seed=case.seed, terminal_of_rank=case.terminal_of_rank)
+    assert_equal(simulation(case, "python").run(), expected)
+
+
+@settings(max_examples=60)
+@given(case=cases(), slice_events=st.integers(20, 300))
+def test_invariants_hold_after_every_slice(case: Case, slice_events: int) -> None:
+    """``check`` finds nothing to complain about between any two slices, and none of them changes the result."""
+    run = simulation(case, "numba")
+    check(run.state)
+    while run.advance(slice_events) == Code.SLICE:
+        check(run.state)
+    check(run.state)
+    whole = simulation(case, "numba").run()
+    parts = run.record()
+    for name in ("task_end_ps", "message_complete_ps", "channel_busy_ps", "channel_credit_stall_ps", "channel_peak_occupancy_bytes"):
+        assert getattr(parts, name).tolist() == getattr(whole, name).tolist(), name
