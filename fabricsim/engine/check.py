@@ -76,7 +76,7 @@ def require(holds: bool | np.bool_, complaint: str) -> None:
 
 def walk(table: Rows, first: int) -> list[int]:
     """Return the rows of a list, in order."""
-    found = []
+    found: list[int] = []
     follow = table["next"].item
     index = int(first)
     while index != NONE and len(found) <= len(table):

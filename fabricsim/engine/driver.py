@@ -41,7 +41,8 @@ class Progress:
 class RunRecord:
     """What a kernel recorded (docs/physics.md, section 10); int64 arrays unless said otherwise.
 
-    ``task_*`` has one entry per task and ``message_*`` one per message of the schedule, ``channel_*`` one per channel of the network.
+    ``task_*`` has one entry per task and ``message_*`` one per message of the schedule, ``channel_*`` one per channel
+    of the network.
     ``packet_latency_counts`` is a histogram: bucket v for v < 256 ps, else ``128 * shift + (v >> shift)``
     with ``shift = bit_length(v) - 8``. ``engine_s`` is the wall time inside the kernel, after compilation.
     """
@@ -86,7 +87,10 @@ class Simulation:
         self._latency_sum_ps = 0
 
     def advance(self, max_events: int) -> Code:
-        """Run one slice of about *max_events* events, growing tables as needed; return SLICE, DONE, STALLED or TIME_LIMIT."""
+        """Run one slice of about *max_events* events, growing tables as needed.
+
+        Returns SLICE, DONE, STALLED or TIME_LIMIT.
+        """
         while True:
             code = Code(self._run(self.state, max_events))
             self._latency_sum_ps += int(self.state.clock["packet_latency_sum_ps"][0])

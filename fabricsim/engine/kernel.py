@@ -734,7 +734,8 @@ def fill_slots(state: State, injector: int, free_ps: int) -> None:
 def end_waits(state: State, injector: int, now_ps: int) -> None:
     """Let the shares whose wait is over take the places in the ring that they hold since they took their slots.
 
-    They stand before all that went to the back later. To skip them in the ring while they wait would take a walk per packet.
+    They stand before all that went to the back later. To skip them in the ring while they wait would take a walk per
+    packet.
     """
     row = state.injectors[injector]
     shares = state.shares
@@ -775,9 +776,7 @@ def inject_packet(state: State, injector: int, index: int, now_ps: int) -> bool:
             other = state.shares[other]["next"]
         stall_ps = now_ps - max(could_ps, state.channels[channel]["free_ps"])
     message_index = share["message"]
-    start_packet(
-        state, channel, now_ps, stall_ps, now_ps, message_index, share["flow"], share["destination"], payload
-    )
+    start_packet(state, channel, now_ps, stall_ps, now_ps, message_index, share["flow"], share["destination"], payload)
     free_ps = now_ps + state.durations[state.channels[channel]["injection_row"] + payload]["value"]
     state.channels[channel]["free_ps"] = free_ps
     message = state.messages[message_index]
@@ -853,7 +852,10 @@ def serve_injector(state: State, injector: int, now_ps: int) -> None:
 
 @jit
 def process_terminal(state: State, terminal: int, inbox_index: int, window_end_ps: int) -> int:
-    """Process all that happens at a terminal in this window, in time order; return how often an injector was served."""
+    """Process all that happens at a terminal in this window, in time order.
+
+    Returns how often an injector was served.
+    """
     row = state.nodes[terminal]
     wakes = state.wakes
     inbox = state.inboxes[inbox_index]

@@ -1,7 +1,7 @@
 """THE declaration of the engine's state: tables, fields, constants, codes.
 
-Everything that a kernel reads or writes stands here once. The NumPy dtypes, the ``State`` tuple and the C header
-``csrc/state.h`` are made from it (``python -m fabricsim.engine.layout`` writes the header, ``--check`` proves it fresh).
+Everything that a kernel reads or writes stands here once. The NumPy dtypes and the C header ``csrc/state.h`` are made
+from it (``python -m fabricsim.engine.layout`` writes the header, ``--check`` proves it fresh).
 
 A table is one structured array, one row per thing (array of structs: an event touches several fields of one
 channel). A link to a row of another table is an int32 index, ``NONE`` where there is none.

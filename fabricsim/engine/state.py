@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from fabricsim.engine.hashing import FIRST_PLANE, FLOW, TIE, hash_words
 from fabricsim.engine.layout import BLOCK, DTYPES, LATENCY_BUCKETS, NEVER, NONE, Code, Routing, Rows, State, TimerKind
-from fabricsim.errors import ConfigError
 from fabricsim.fabrics.network import Channels, Network
 from fabricsim.workloads.schedule import Schedule
 
@@ -29,8 +28,7 @@ def rows(name: str, count: int) -> Rows:
 def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed: int) -> State:
     """Return the state of a run at time zero, before its first event.
 
-    ``terminal_of_rank[r]`` is the terminal of rank r (int32, one entry per rank, all different). Raises ConfigError
-    where a number does not fit the kernel.
+    ``terminal_of_rank[r]`` is the terminal of rank r (int32, one entry per rank, all different).
     """
     messages, shortest = message_rows(network, schedule, terminal_of_rank, seed)
     durations = Durations(network)
@@ -150,9 +148,9 @@ def ranges(keys: npt.NDArray[np.integer], count: int) -> tuple[Int64, Int64]:
 
 
 class Durations:
-    """The look-up tables of serialization, injection and ejection: one row of the payloads 0 .. max per distinct server.
+    """The look-up tables of serialization, injection and ejection.
 
-    Row 0 holds wire bytes. A payload of 0 does not occur.
+    One row of the payloads 0 .. max per distinct server. Row 0 holds wire bytes. A payload of 0 does not occur.
     """
 
     def __init__(self, network: Network) -> None:
@@ -191,11 +189,6 @@ class Durations:
         """Return the offset of max(ceil(wire bytes * num / den), ceil(payload * payload_num / payload_den))."""
         key = (num, den, payload_num, payload_den)
         if key not in self._known:
-            if max(num, payload_num) * (int(self._rows[0][-1]) + 1) >= NEVER:
-                raise ConfigError(
-                    f"a rate of {num}/{den} or {payload_num}/{payload_den} ps per byte overflows 64-bit picoseconds: "
-                    "give rates with fewer digits"
-                )
             wire_ps = -(-self._rows[0] * num // den)
             payload_ps = -(-self._payload * payload_num // payload_den)
             self._known[key] = len(self._rows) * self.length
@@ -433,7 +426,8 @@ def task_rows(
 def chain_timers(network: Network, timers: Rows, tasks: Rows) -> tuple[Int32, Int64, int]:
     """Link the timers in use to their terminals in time order, the others to the free list.
 
-    Return per terminal its first timer (int32) and that timer's time (int64, NEVER without one), and the free list's head.
+    Return per terminal its first timer (int32) and that timer's time (int64, NEVER without one), and the free list's
+    head.
     """
     used = np.flatnonzero(timers["kind"] != NONE)
     terminal = tasks["terminal"][timers["subject"][used]]

@@ -29,7 +29,13 @@ def bucket(latency_ps: int) -> int:
 
 def assert_equal(record: RunRecord, expected: OracleResult) -> None:
     """Hold all that a kernel recorded against the oracle, with ``==``."""
-    for name in ("task_begin_ps", "task_end_ps", "message_ready_ps", "message_first_injection_ps", "message_complete_ps"):
+    for name in (
+        "task_begin_ps",
+        "task_end_ps",
+        "message_ready_ps",
+        "message_first_injection_ps",
+        "message_complete_ps",
+    ):
         assert getattr(record, name).tolist() == getattr(expected, name).tolist(), name
     for name in ("busy_ps", "wire_bytes", "packets", "credit_stall_ps", "peak_occupancy_bytes"):
         ours = getattr(record, f"channel_{name}").tolist()
@@ -38,7 +44,9 @@ def assert_equal(record: RunRecord, expected: OracleResult) -> None:
     assert record.packets == len(latencies)
     assert record.packet_latency_sum_ps == sum(latencies)
     assert record.packet_latency_max_ps == max(latencies, default=0)
-    counts = {int(index): int(record.packet_latency_counts[index]) for index in np.flatnonzero(record.packet_latency_counts)}
+    counts = {
+        int(index): int(record.packet_latency_counts[index]) for index in np.flatnonzero(record.packet_latency_counts)
+    }
     assert counts == Counter(bucket(latency) for latency in latencies)
 
 
@@ -69,5 +77,11 @@ def test_invariants_hold_after_every_slice(case: Case, slice_events: int) -> Non
     check(run.state)
     whole = simulation(case, "numba").run()
     parts = run.record()
-    for name in ("task_end_ps", "message_complete_ps", "channel_busy_ps", "channel_credit_stall_ps", "channel_peak_occupancy_bytes"):
+    for name in (
+        "task_end_ps",
+        "message_complete_ps",
+        "channel_busy_ps",
+        "channel_credit_stall_ps",
+        "channel_peak_occupancy_bytes",
+    ):
         assert getattr(parts, name).tolist() == getattr(whole, name).tolist(), name

@@ -1,0 +1,197 @@
+"""The driver: slices, growth, progress, and a hang that becomes a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from fabricsim.engine.check import check
+from fabricsim.engine.driver import Progress, RunRecord, Simulation, run_schedule
+from fabricsim.engine.layout import NONE, Code
+from fabricsim.engine.state import LIMIT_PS, grow
+from fabricsim.errors import ConfigError, SelfCheckError, StallError
+from fabricsim.fabrics import load_fabric
+from fabricsim.workloads.collectives import collective
+from fabricsim.workloads.schedule import Schedule
+from tests.oracle.cases import MessageDraft, OperationDraft, TaskDraft, build_schedule
+from tests.oracle.test_oracle import fabric, star
+
+RANKS = 8
+
+
+def all_to_all(ranks: int = RANKS, size: str = "64KiB") -> Schedule:
+    """Return a small all-to-all."""
+    return collective("all_to_all", size=size, ranks=ranks)
+
+
+def on_nvl72(schedule: Schedule, seed: int = 1) -> Simulation:
+    """Return a run on nvl72, rank r at terminal r."""
+    network = load_fabric("nvl72").network()
+    return Simulation(network, schedule, np.arange(schedule.num_ranks, dtype=np.int32), seed=seed, kernel="numba")
+
+
+def same(one: RunRecord, other: RunRecord) -> bool:
+    """Compare all that was recorded, wall time aside."""
+    names = [field.name for field in fields(RunRecord) if field.name != "engine_s"]
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+@pytest.mark.parametrize("slice_events", [1, 17, 1000])
+def test_slices_do_not_change_the_result(slice_events: int) -> None:
+    """A run cut into slices of any size records what the whole run records."""
+    whole = on_nvl72(all_to_all()).run()
+    cut = on_nvl72(all_to_all())
+    assert cut.advance(0) == Code.SLICE
+    slices = 0
+    while cut.advance(slice_events) == Code.SLICE:
+        slices += 1
+    assert slices > 1
+    assert same(cut.record(), whole)
+
+
+def test_growing_tables_does_not_change_the_result() -> None:
+    """A run that starts with the least tables grows each of them and records the same."""
+    schedule = all_to_all(72, "1MiB")
+    whole = on_nvl72(schedule)
+    before = len(whole.state.arrivals), len(whole.state.credits), len(whole.state.packets)
+    record = whole.run()
+    after = len(whole.state.arrivals), len(whole.state.credits), len(whole.state.packets)
+    assert all(new > old for new, old in zip(after[:2], before[:2], strict=True))
+    check(whole.state)
+
+    ample = on_nvl72(schedule)
+    for code in (Code.ARRIVALS_FULL, Code.CREDITS_FULL, Code.PACKETS_FULL):
+        ample.state = grow(ample.state, code, 200_000)
+    assert same(ample.run(), record)
+
+
+def test_the_same_seed_gives_the_same_and_another_another() -> None:
+    """Ties fall by the seed and by nothing else."""
+    network = load_fabric("cloudmatrix384").network()
+    incast = [MessageDraft(source, 0, 4096) for source in range(1, RANKS)]
+    schedule = build_schedule(RANKS, [OperationDraft([TaskDraft(rank) for rank in range(RANKS)], incast)])
+    terminals = np.arange(RANKS, dtype=np.int32)
+    records = [run_schedule(network, schedule, terminal_of_rank=terminals, seed=seed) for seed in (5, 5, 6)]
+    assert same(records[0], records[1])
+    assert not np.array_equal(records[0].message_complete_ps, records[2].message_complete_ps)
+
+
+def test_progress_is_told_and_grows() -> None:
+    """Progress reports rise to the end of the run and count all packets and tasks."""
+    seen: list[Progress] = []
+    record = on_nvl72(all_to_all(72, "1MiB")).run(seen.append)
+    assert [report.packet_hops for report in seen] == sorted(report.packet_hops for report in seen)
+    last = seen[-1]
+    assert (last.tasks_ended, last.num_tasks) == (72, 72)
+    assert last.delivered_packets == last.total_packets == record.packets
+    assert last.packet_hops == record.packet_hops == 2 * record.packets
+
+
+def test_an_interrupt_leaves_between_slices() -> None:
+    """Ctrl-C passes through, and the state it leaves behind is whole and can go on."""
+    run = on_nvl72(all_to_all(72, "1MiB"))
+
+    def interrupt(report: Progress) -> None:
+        if report.packet_hops > 1000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.run(interrupt)
+    check(run.state)
+    assert same(run.run(), on_nvl72(all_to_all(72, "1MiB")).run())
+
+
+def test_an_empty_schedule_ends_at_once() -> None:
+    """No operation: nothing recorded, no error."""
+    record = run_schedule(fabric(star(2)), build_schedule(2, []), terminal_of_rank=np.arange(2, dtype=np.int32))
+    assert record.packets == 0
+    assert len(record.task_end_ps) == 0
+
+
+def test_the_time_limit_is_an_error_not_a_wrap() -> None:
+    """A gap beyond the limit of 64-bit picoseconds is refused in a sentence."""
+    schedule = build_schedule(2, [OperationDraft([TaskDraft(0, gap_ps=LIMIT_PS)])])
+    with pytest.raises(ConfigError, match="64-bit picoseconds could wrap"):
+        run_schedule(fabric(star(2)), schedule, terminal_of_rank=np.arange(2, dtype=np.int32))
+
+
+def stalled(spoil: Callable[[Simulation], None], messages: list[MessageDraft]) -> str:
+    """Run two ranks on one switch after *spoil*, and return what the stall says."""
+    tasks = [TaskDraft(0), TaskDraft(1)]
+    schedule = build_schedule(2, [OperationDraft(tasks, messages)])
+    run = Simulation(fabric(star(2)), schedule, np.arange(2, dtype=np.int32))
+    spoil(run)
+    with pytest.raises(StallError) as caught:
+        run.run()
+    return str(caught.value)
+
+
+def test_a_switch_without_credit_is_named() -> None:
+    """A stall names the message, the channel and the missing credit."""
+
+    def lose_the_credit(run: Simulation) -> None:
+        last = run.state.channels["target_node"] == 1
+        run.state.channels["room_bytes"][last] = 3
+
+    said = stalled(lose_the_credit, [MessageDraft(0, 1, 10)])
+    assert "message 0 of 'operation0' (rank 0 to rank 1, 10 B)" in said
+    assert "3 B of the" in said
+    assert "-> gpu1 (plane 0)" in said
+
+
+def test_a_terminal_without_credit_is_named() -> None:
+    """A share that cannot leave its terminal is named likewise."""
+
+    def lose_the_credit(run: Simulation) -> None:
+        first = run.state.channels["source_node"] == 0
+        run.state.channels["room_bytes"][first] = 0
+
+    said = stalled(lose_the_credit, [MessageDraft(0, 1, 10)])
+    assert "rank 0 to rank 1" in said
+    assert "0 B of the" in said
+
+
+def test_tasks_that_wait_for_each_other_are_named() -> None:
+    """A cycle among operations is named by its first operation and rank."""
+
+    def wait_for_ever(run: Simulation) -> None:
+        run.state.tasks["waiting"] = 1
+        run.state.nodes["first_timer"] = NONE
+        run.state.nodes["wake_ps"] = 1 << 62
+
+    said = stalled(wait_for_ever, [MessageDraft(0, 1, 10)])
+    assert "'operation0' at rank 0 waits for 1 tasks that cannot end" in said
+
+
+def test_messages_that_wait_for_each_other_are_named() -> None:
+    """A message that never becomes ready leaves its task open; the task is named."""
+
+    def never_ready(run: Simulation) -> None:
+        run.state.messages["waiting"] += 1
+
+    said = stalled(never_ready, [MessageDraft(0, 1, 10)])
+    assert "'operation0' at rank 0 waits for 1 messages that never became ready" in said
+
+
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [
+        ("channels", "room_bytes"),
+        ("clock", "in_flight"),
+        ("clock", "tasks_left"),
+        ("clock", "num_free_packets"),
+        ("clock", "delivered_packets"),
+        ("messages", "packets_left"),
+    ],
+)
+def test_check_notices_a_wrong_number(table: str, field: str) -> None:
+    """Any of these numbers off by one breaks an invariant."""
+    run = on_nvl72(all_to_all())
+    run.advance(500)
+    check(run.state)
+    getattr(run.state, table)[field][0] += 1
+    with pytest.raises(SelfCheckError):
+        check(run.state)

@@ -1,0 +1,127 @@
+"""The jit wrapper: its options still mean what they meant, its cache is keyed by all that matters."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fabricsim.engine import _jit, backends
+from fabricsim.engine.driver import Simulation
+from fabricsim.errors import ConfigError
+from tests.oracle.cases import MessageDraft, OperationDraft, TaskDraft, build_schedule
+from tests.oracle.test_oracle import fabric, star
+
+
+def compiled_run() -> object:
+    """Return the compiled kernel after one use."""
+    schedule = build_schedule(2, [OperationDraft([TaskDraft(0), TaskDraft(1)], [MessageDraft(0, 1, 10)])])
+    Simulation(fabric(star(2)), schedule, np.arange(2, dtype=np.int32), kernel="numba").run()
+    return backends.load("numba")
+
+
+def test_no_table_is_reference_counted() -> None:
+    """The private option ``_nrt=False`` still works: the kernel's code calls no reference counting."""
+    (assembly,) = compiled_run().inspect_asm().values()  # type: ignore[attr-defined]
+    assert "NRT_incref" not in assembly
+    assert "NRT_decref" not in assembly
+
+
+def test_numba_s_default_would_count_references() -> None:
+    """Without the option the same kind of code does count, so the test above can fail."""
+    import numba
+
+    options = {**_jit.OPTIONS, "_nrt": True, "forceinline": False}
+
+    @numba.jit(**options)
+    def helper(table):  # type: ignore[no-untyped-def]
+        return table
+
+    @numba.jit(**options)
+    def pick(tables, index):  # type: ignore[no-untyped-def]
+        return helper(tables[index])
+
+    pick((np.zeros(3), np.zeros(3)), 1)
+    (llvm,) = pick.inspect_llvm().values()
+    assert "NRT_incref" in llvm
+
+
+def test_helpers_are_inlined() -> None:
+    """``forceinline`` still works: the compiled module defines the entry points of ``run`` and no helper."""
+    (llvm,) = compiled_run().inspect_llvm().values()  # type: ignore[attr-defined]
+    defined = [line for line in llvm.splitlines() if line.startswith("define ") and "alwaysinline" not in line]
+    assert not [line for line in defined if "forward" in line or "push_arrival" in line]
+
+
+def test_the_cache_folder_follows_every_engine_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change in any engine source gives another folder: Numba itself overlooks helpers of other modules."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    before = _jit.cache_folder()
+    copies = tmp_path / "engine"
+    copies.mkdir()
+    for source in Path(_jit.__file__).parent.glob("*.py"):
+        (copies / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(_jit, "__file__", str(copies / "_jit.py"))
+    assert _jit.cache_folder() == before
+    (copies / "hashing.py").write_text((copies / "hashing.py").read_text() + "\n# edited\n")
+    assert _jit.cache_folder() != before
+
+
+def test_the_cache_folder_follows_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other jit options are another kernel."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    before = _jit.cache_folder()
+    monkeypatch.setitem(_jit.OPTIONS, "nogil", False)
+    assert _jit.cache_folder() != before
+
+
+def test_no_cache_where_none_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a folder to write to, the kernel is compiled without a cache."""
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(blocked))
+    assert _jit.cache_folder() is None
+
+
+def test_no_cache_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home folder gets no cache and no traceback."""
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.setattr(Path, "expanduser", _no_home)
+    assert _jit.cache_folder() is None
+
+
+def _no_home(path: Path) -> Path:
+    raise RuntimeError(f"Could not determine home directory for {path}.")
+
+
+def test_the_python_kernel_needs_no_numba() -> None:
+    """``--kernel python`` runs the source as it is, without importing Numba."""
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        "from fabricsim.engine import backends\n"
+        "print(backends.load('python').__module__)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(_jit.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "fabricsim.engine.kernel"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "complaint"), [("c", "not part of this version"), ("fortran", "auto, numba, c, python")]
+)
+def test_a_kernel_that_cannot_run_is_refused(kernel: str, complaint: str) -> None:
+    """The C kernel is refused with the reason, an unknown one with the list."""
+    with pytest.raises(ConfigError, match=complaint):
+        backends.choose(kernel)
+
+
+def test_auto_says_which_and_why() -> None:
+    """``auto`` takes Numba while there is no C kernel."""
+    assert backends.choose("auto") == ("numba", "auto: the C kernel is not part of this version")
+    assert [row.name for row in backends.available() if row.usable] == ["numba", "python"]
