@@ -40,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (*FOLDERS, ".ci"):
         shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns(*UNWANTED))
     for path in ROOT.iterdir():
-        if path.is_file():
+        if path.is_file() and not path.name.startswith("."):
             shutil.copy(path, sources)
 
     def run(*command: str) -> None:

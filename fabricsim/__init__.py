@@ -1,0 +1,80 @@
+"""fabricsim: a packet-level traffic simulator of AI supernodes.
+
+>>> import fabricsim as fs
+>>> fabric = fs.load_fabric("nvl72")
+>>> result = fs.simulate(fabric, fs.collective("all_to_all", size="64MiB", ranks=72))
+>>> result.ops, result.channels, result.summary(), result.digest  # doctest: +SKIP
+
+The names below are loaded when first used, so that importing the package loads no library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fabricsim.errors import (
+    ConfigError,
+    FabricsimError,
+    InterruptedRunError,
+    SelfCheckError,
+    StallError,
+    TraceError,
+)
+
+if TYPE_CHECKING:
+    from fabricsim.fabrics import FabricSpec, fabric_names, load_fabric
+    from fabricsim.results.result import Result
+    from fabricsim.results.run import replay, simulate
+    from fabricsim.workloads.collectives import collective
+    from fabricsim.workloads.trace import Trace
+
+    __version__: str
+
+__all__ = [
+    "ConfigError",
+    "FabricSpec",
+    "FabricsimError",
+    "InterruptedRunError",
+    "Result",
+    "SelfCheckError",
+    "StallError",
+    "Trace",
+    "TraceError",
+    "__version__",
+    "collective",
+    "fabric_names",
+    "load_fabric",
+    "replay",
+    "simulate",
+]
+
+_HOMES = {
+    "FabricSpec": "fabricsim.fabrics",
+    "Result": "fabricsim.results.result",
+    "Trace": "fabricsim.workloads.trace",
+    "collective": "fabricsim.workloads.collectives",
+    "fabric_names": "fabricsim.fabrics",
+    "load_fabric": "fabricsim.fabrics",
+    "replay": "fabricsim.results.run",
+    "simulate": "fabricsim.results.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    value: Any
+    if name in _HOMES:
+        from importlib import import_module
+
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name == "__version__":
+        from fabricsim.results.versions import package_version
+
+        value = package_version()
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,316 @@
+"""The command line: parse, call, print. What it calls is imported only when a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from fabricsim.errors import ConfigError, FabricsimError, InterruptedRunError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from fabricsim.fabrics import FabricSpec
+    from fabricsim.results.result import Result
+    from fabricsim.results.run import Workload
+    from fabricsim.workloads.trace import Trace
+
+EXIT_SIGINT = 130
+EXIT_SIGTERM = 143
+EXIT_SIGPIPE = 141  # what a shell reports for a program that the end of its pipe has left
+
+EXAMPLES = """\
+examples:
+  fabricsim run nvl72 all_to_all --size 64MiB
+  fabricsim run cloudmatrix384 all_reduce --min-size 1MiB --max-size 64MiB
+  fabricsim replay traces/moe-ep64.arrow --fabric cloudmatrix384 --fabric nvl72
+  fabricsim fabrics nvl72
+  fabricsim trace generate moe --ep 64 --tokens 1024 -o moe.arrow
+
+exit codes: 0 ok; 2 usage or configuration; 3 bad trace or data; 4 stall;
+5 failed self-check; 130 and 143 interrupted
+"""
+
+#: Options of ``trace generate moe`` by the name of the generator's parameter.
+MOE_OPTIONS: dict[str, tuple[type, str]] = {
+    "hidden": (int, "elements of a token"),
+    "experts": (int, "routed experts"),
+    "top_k": (int, "experts per token"),
+    "redundant_experts": (int, "second replicas of the most popular experts"),
+    "skew": (float, "spread of the experts' popularities, 0 is even"),
+    "seed": (int, "decides popularities and routing"),
+    "compute_ns_per_token": (int, "nanoseconds that an expert works on a token"),
+}
+
+
+class _Version(argparse.Action):
+    """``--version``, which looks the version up only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from fabricsim.results.versions import package_version
+
+        print(f"fabricsim {package_version()}")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe all commands and options."""
+    parser = argparse.ArgumentParser(
+        prog="fabricsim",
+        description="A packet-level traffic simulator of CloudMatrix 384 and GB200 NVL72.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    json_option = argparse.ArgumentParser(add_help=False)
+    json_option.add_argument("--json", metavar="FILE", help="write the result as JSON; - is standard output, alone")
+
+    common = argparse.ArgumentParser(add_help=False, parents=[json_option])
+    common.add_argument("--kernel", default="auto", metavar="NAME", help="auto, numba, c or python (default: auto)")
+    common.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
+    common.add_argument("--seed", type=int, default=1, metavar="N", help="decides ties and routes (default: 1)")
+    common.add_argument(
+        "--endpoint", default="fitted", metavar="NAME", help="fitted or ideal: terminals that add nothing to the wires"
+    )
+    common.add_argument("--routing", metavar="NAME", help="spray or deterministic (default: the fabric's)")
+    common.add_argument("--packet", metavar="NAME", help="packet format of the fabric (default: the fabric's)")
+    common.add_argument(
+        "--placement", default="linear", metavar="HOW", help="linear, scatter or a file with a terminal per rank"
+    )
+    common.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+    def command(group: Any, name: str, function: Any, help_text: str, *parents: Any) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = group.add_parser(
+            name, help=help_text, description=f"{help_text}.", parents=parents, allow_abbrev=False
+        )
+        added.set_defaults(function=function)
+        return added
+
+    fabrics = command(
+        commands, "fabrics", _fabrics, "list the fabrics, or one with the source of every number", json_option
+    )
+    fabrics.add_argument("name", nargs="?", metavar="NAME", help="a fabric, or the path of a TOML file")
+    fabrics.add_argument("--toml", action="store_true", help="print the fabric as TOML, a start for one's own")
+
+    run = command(commands, "run", _run, "run one collective, and print a table like nccl-tests", common)
+    run.add_argument("fabric", metavar="FABRIC", help="a name, or the path of a TOML file")
+    run.add_argument("collective", metavar="COLLECTIVE", help="all_to_all, all_reduce, all_gather, ...")
+    run.add_argument("--size", metavar="A[,B...]", help="sizes as nccl-tests defines them, for instance 64MiB")
+    run.add_argument("--min-size", metavar="A", help="smallest size of a sweep")
+    run.add_argument("--max-size", metavar="B", help="largest size of a sweep")
+    run.add_argument("--factor", type=int, metavar="N", help="step of a sweep (default: 2)")
+    run.add_argument("--ranks", type=int, metavar="N", help="number of ranks (default: one per terminal)")
+    run.add_argument("--algorithm", metavar="NAME", help="algorithm of the collective (default: its first)")
+
+    replay = command(commands, "replay", _replay, "replay a recorded trace on one or more fabrics", common)
+    replay.add_argument("trace", metavar="TRACE", help="an Arrow trace (docs/trace-format.md)")
+    replay.add_argument(
+        "--fabric", action="append", required=True, metavar="F", help="a name, or the path of a TOML file; repeatable"
+    )
+    replay.add_argument(
+        "--mode",
+        default="dependency",
+        metavar="MODE",
+        help="dependency, recorded or back-to-back (default: dependency)",
+    )
+
+    trace = commands.add_parser("trace", help="look into, check and make traces", allow_abbrev=False)
+    traces = trace.add_subparsers(metavar="COMMAND", required=True)
+    info = command(traces, "info", _trace_info, "say what a trace holds", json_option)
+    info.add_argument("file", metavar="FILE")
+    check = command(traces, "check", _trace_check, "hold a trace against all rules of docs/trace-format.md")
+    check.add_argument("file", metavar="FILE")
+
+    importer = traces.add_parser("import", help="convert recordings of other tools", allow_abbrev=False)
+    importers = importer.add_subparsers(metavar="FORMAT", required=True)
+    kineto = command(importers, "kineto", _import_kineto, "convert PyTorch profiler files of all ranks into one trace")
+    kineto.add_argument("paths", nargs="+", metavar="PATH", help="Kineto and execution-trace JSON, archives or folders")
+    kineto.add_argument("-o", "--output", required=True, metavar="FILE", help="the Arrow trace to write")
+
+    generator = traces.add_parser("generate", help="make a trace from a model of a workload", allow_abbrev=False)
+    generators = generator.add_subparsers(metavar="WORKLOAD", required=True)
+    moe = command(generators, "moe", _generate_moe, "make one mixture-of-experts layer: dispatch and combine")
+    moe.add_argument("--ep", type=int, required=True, metavar="N", help="ranks of the expert-parallel group")
+    moe.add_argument("--tokens", type=int, required=True, metavar="N", help="tokens per rank")
+    for name, (kind, help_text) in MOE_OPTIONS.items():
+        # One that is left out stays absent, so that the generator's own default holds.
+        moe.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=argparse.SUPPRESS,
+            metavar="N" if kind is int else "X",
+            help=help_text,
+        )
+    moe.add_argument("-o", "--output", required=True, metavar="FILE", help="the Arrow trace to write")
+
+    doctor = command(
+        commands, "doctor", _doctor, "say what the simulator runs with here, and what slows it", json_option
+    )
+    doctor.add_argument("fabrics", nargs="*", metavar="FABRIC", help="fabrics to examine (default: the catalog)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; ``argv`` without the program's name."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = build_parser().parse_args(argv)
+    args.command_line = shlex.join(["fabricsim", *argv])
+    try:
+        with _terminable():
+            args.function(args)
+    except FabricsimError as error:
+        print(f"fabricsim: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("fabricsim: interrupted; nothing was kept of the unfinished run", file=sys.stderr)
+        return EXIT_SIGINT
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more at its end; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_SIGPIPE
+    return 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into an error with its own exit code, so that the run ends with a sentence and in order."""
+
+    def terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+        error = InterruptedRunError("terminated; nothing was kept of the unfinished run")
+        error.exit_code = EXIT_SIGTERM
+        raise error
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fabrics(args: argparse.Namespace) -> None:
+    from fabricsim.fabrics import load_fabric
+    from fabricsim.results import console, documents
+
+    if args.toml:
+        if args.name is None or args.json is not None:
+            raise ConfigError("--toml prints one fabric; name it, and leave --json out")
+        sys.stdout.write(load_fabric(args.name).to_toml())
+    elif args.name is None:
+        console.answer(documents.fabrics_document(), console.fabrics_answer, args.json)
+    else:
+        console.answer(documents.fabric_document(load_fabric(args.name)), console.fabric_answer, args.json)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from fabricsim.fabrics import load_fabric
+    from fabricsim.results import console
+    from fabricsim.results.run import collective_sweep
+
+    fabric = load_fabric(args.fabric)
+    workloads = collective_sweep(
+        args.collective,
+        sizes=args.size,
+        min_size=args.min_size,
+        max_size=args.max_size,
+        factor=args.factor,
+        ranks=fabric.num_terminals if args.ranks is None else args.ranks,
+        algorithm=args.algorithm,
+    )
+    _simulate(args, [(fabric, workload) for workload in workloads], console.run_answer)
+
+
+def _replay(args: argparse.Namespace) -> None:
+    from fabricsim.fabrics import load_fabric
+    from fabricsim.results import console
+    from fabricsim.results.run import load_trace
+
+    fabrics = [load_fabric(name) for name in args.fabric]
+    workload = load_trace(args.trace, mode=args.mode)
+    _simulate(args, [(fabric, workload) for fabric in fabrics], console.replay_answer)
+
+
+def _simulate(
+    args: argparse.Namespace,
+    runs: Sequence[tuple[FabricSpec, Workload]],
+    lay_out: Callable[[Sequence[Result]], RenderableType],
+) -> None:
+    from fabricsim.results import console, documents
+    from fabricsim.results.progress import ProgressReporter
+    from fabricsim.results.run import check_threads, simulate
+
+    check_threads(args.threads)
+    console.check_json_target(args.json)
+    results: list[Result] = []
+    try:
+        for number, (fabric, workload) in enumerate(runs, start=1):
+            with ProgressReporter(f"{fabric.name} ({number}/{len(runs)})", quiet=args.quiet) as progress:
+                results.append(
+                    simulate(
+                        fabric,
+                        workload,
+                        seed=args.seed,
+                        kernel=args.kernel,
+                        routing=args.routing,
+                        packet=args.packet,
+                        endpoint=args.endpoint,
+                        placement=args.placement,
+                        progress=progress,
+                    )
+                )
+    finally:
+        # What is done is shown even if a later run fails; the exit code tells that it is not all.
+        if results and args.json != console.STDOUT:
+            console.show(lay_out(results))
+    if args.json is not None:
+        console.write_json(documents.runs_document(results, command=args.command_line), args.json)
+
+
+def _trace_info(args: argparse.Namespace) -> None:
+    from fabricsim.results import console
+    from fabricsim.workloads.trace import Trace, summary
+
+    console.answer(summary(Trace.open(args.file)), console.trace_answer, args.json)
+
+
+def _trace_check(args: argparse.Namespace) -> None:
+    from fabricsim.workloads.trace import Trace, check
+
+    found = check(Trace.open(args.file))
+    print(
+        f"{args.file}: ok, {found.rows:,} rows: {found.collectives:,} collectives, {found.transfers:,} transfers, "
+        f"{found.local_operations:,} local operations"
+    )
+
+
+def _import_kineto(args: argparse.Namespace) -> None:
+    from fabricsim.workloads.importers.kineto import import_kineto
+
+    _write_trace(import_kineto(args.paths), args.output)
+
+
+def _generate_moe(args: argparse.Namespace) -> None:
+    from fabricsim.workloads.moe import moe_trace
+
+    options = {name: getattr(args, name) for name in MOE_OPTIONS if hasattr(args, name)}
+    _write_trace(moe_trace(ep=args.ep, tokens_per_rank=args.tokens, **options), args.output)
+
+
+def _write_trace(trace: Trace, path: str) -> None:
+    trace.write(path)
+    print(f"{path}: {trace.num_rows:,} rows of {trace.world_size:,} ranks")
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from fabricsim.results import console, doctor
+
+    console.answer(doctor.examine(args.fabrics), console.doctor_answer, args.json)

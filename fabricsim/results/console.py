@@ -1,0 +1,371 @@
+"""What the command line prints: tables that fit 80 columns, in colour on a terminal only.
+
+Every function here gives the text of one answer; ``show`` writes it to standard output. rich honours NO_COLOR and the
+width of the terminal; without a terminal the width is 80 columns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from fabricsim.errors import ConfigError
+from fabricsim.fabrics.spec import UNLIMITED
+from fabricsim.results.metrics import PS_PER_US
+from fabricsim.results.result import Result
+from fabricsim.units import format_bytes, format_time
+
+PS_PER_NS = 1_000
+PS_PER_S = 10**12
+
+#: Replays of more operations show this many; the JSON document has them all.
+MAX_ROWS = 40
+_MAX_NAME = 20
+
+STDOUT = "-"
+
+
+def answer(
+    document: Mapping[str, Any], lay_out: Callable[[Mapping[str, Any]], RenderableType], json_target: str | None
+) -> None:
+    """Give a document to people, or as JSON to a file beside that, or to standard output instead of it."""
+    check_json_target(json_target)
+    if json_target != STDOUT:
+        show(lay_out(document))
+    if json_target is not None:
+        write_json(document, json_target)
+
+
+def show(content: RenderableType) -> None:
+    """Write text and tables to standard output."""
+    console = _console()
+    with console.capture() as captured:
+        console.print(content)
+    lines = [line.rstrip() for line in captured.get().split("\n")]
+    sys.stdout.write("\n".join(lines))
+    sys.stdout.flush()
+
+
+def check_json_target(target: str | None) -> None:
+    """Refuse a ``--json`` target that could not be written, before the run rather than after it."""
+    if target is None or target == STDOUT:
+        return
+    path = Path(target)
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"cannot be made, there is no folder {path.parent}"
+        raise ConfigError(f"--json {target}: the file {what}; give the name of a file in an existing folder, or -")
+
+
+def write_json(document: Mapping[str, Any], target: str) -> None:
+    """Write a JSON document to a file, whole or not at all, or to standard output (``-``)."""
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    if target == STDOUT:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    part = Path(f"{target}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, target)
+    except OSError as error:
+        raise ConfigError(f"--json {target}: {error.strerror}; choose a file that can be written") from error
+
+
+def run_answer(results: Sequence[Result]) -> RenderableType:
+    """Lay out runs of one collective at several sizes like nccl-tests, each beside its lower bound."""
+    first = results[0]
+    operation = first.schedule.operations[0]
+    table = _table(
+        ("size", "B"), ("time", "us"), ("algbw", "GB/s"), ("busbw", "GB/s"), ("lower bound", "us"), ("efficiency", "%")
+    )
+    for result in results:
+        for row in result.ops.to_pylist():
+            table.add_row(
+                f"{row['size_bytes']:,}",
+                _us(row["time_ps"]),
+                _number(row["algbw_GBps"]),
+                _number(row["busbw_GBps"]),
+                _us(row["lower_bound_ps"]),
+                _percent(row["efficiency"]),
+            )
+    return _apart(
+        Text(
+            f"{operation.op} ({operation.algorithm}) over {len(operation.ranks)} ranks on {_fabric(first)}\n"
+            f"{_settings(first)}\n"
+            f"kernel {first.record.kernel} ({first.record.kernel_reason}), seed {first.info.seed}"
+        ),
+        table,
+        Text(bottleneck(results[-1])),
+    )
+
+
+def replay_answer(results: Sequence[Result]) -> RenderableType:
+    """Lay out one trace on several fabrics: each operation, then latencies, utilization and the bottleneck."""
+    parts: list[RenderableType] = [Group(_replay_header(results[0]), *(_run_header(result) for result in results))]
+    rest = results
+    while rest:
+        # As many fabrics side by side as fit, one at least.
+        count = len(rest)
+        while count > 1 and not _fits(_operations(rest[:count])):
+            count -= 1
+        parts.append(_operations(rest[:count]))
+        rest = rest[count:]
+    parts += [_notes(results[0]), _latencies(results), _utilizations(results)]
+    parts.append(Text("\n".join(bottleneck(result) for result in results)))
+    return _apart(*parts)
+
+
+def bottleneck(result: Result) -> str:
+    """Name the class of the busiest channel of a run in one sentence."""
+    used = result.utilization
+    name = max(used, key=lambda channel_class: used[channel_class].max)
+    sentence = (
+        f"{result.network.name}: the busiest channel is one of {name}: busy for {used[name].max:.1%} of "
+        f"{format_time(result.simulated_time_ps)}"
+    )
+    if in_flight_ps := result.in_flight_ps:
+        busy_ps = used[name].max * result.simulated_time_ps
+        sentence += f" ({busy_ps / in_flight_ps:.1%} of the {format_time(in_flight_ps)} with messages in flight)"
+    return f"{sentence}; the average of its class is {used[name].mean:.1%}."
+
+
+def fabrics_answer(document: Mapping[str, Any]) -> RenderableType:
+    """Lay out the list of fabrics."""
+    table = _table(("fabric", "", "left"), ("terminals", ""), ("", "", "left"))
+    for fabric in document["fabrics"]:
+        table.add_row(fabric["name"], str(fabric["terminals"]), fabric["title"])
+    return _apart(table, Text("fabricsim fabrics NAME says where every number of a fabric is from."))
+
+
+def fabric_answer(document: Mapping[str, Any]) -> RenderableType:
+    """Lay out one fabric with the provenance of every number."""
+    paragraphs = document["description"].strip().split("\n\n")
+    parts: list[RenderableType] = [Text(f"{document['name']}: {document['title']}", "bold")]
+    parts += [Text(" ".join(paragraph.split())) for paragraph in paragraphs]
+    for row in document["quantities"]:
+        bare = row["unit"] == "count" or row["value"] == UNLIMITED
+        value = row["value"] if bare else f"{row['value']} {row['unit']}"
+        prose = [Padding(row[key], (0, 0, 0, 4)) for key in ("source", "note") if row[key] is not None]
+        parts.append(Group(Text(f"{row['key']} = {value} ({row['evidence']})", "bold"), *prose))
+    return _apart(*parts)
+
+
+def trace_answer(summary: Mapping[str, Any]) -> RenderableType:
+    """Lay out what a trace holds, from ``fabricsim.workloads.trace.summary``."""
+    span_ns, complete, clock = summary["time_span_ns"], summary["complete"], summary["clock"]
+    table = _table(("operation", "", "left"), ("rows", ""), ("send", "B"), ("receive", "B"))
+    for name, op in summary["ops"].items():
+        table.add_row(name, f"{op['rows']:,}", f"{op['send_bytes']:,}", f"{op['recv_bytes']:,}")
+    return _apart(
+        Text(f"{summary['path']}, schema version {summary['schema_version']}"),
+        _facts(
+            ("rows", f"{summary['rows']:,}"),
+            ("batches", f"{summary['batches']:,}"),
+            ("ranks", f"{summary['world_size']:,}"),
+            ("groups", ", ".join(f"{group['name']} ({group['num_ranks']} ranks)" for group in summary["groups"])),
+            ("time span", "not recorded" if span_ns is None else format_time(span_ns * PS_PER_NS)),
+            ("clocks", "not recorded" if clock is None else "aligned" if clock["aligned"] else "not aligned"),
+            ("optional columns", ", ".join(summary["recorded"]) or "none"),
+            ("lost by the recorder", "not recorded" if complete is None else _losses(complete)),
+            (
+                "source",
+                "not recorded" if summary["source"] is None else str(summary["source"].get("format", "see --json")),
+            ),
+        ),
+        table,
+    )
+
+
+def doctor_answer(report: Mapping[str, Any]) -> RenderableType:
+    """Lay out what ``doctor.examine`` found."""
+    auto = report["auto"]
+    warnings = [f"{fabric['name']}: {warning}" for fabric in report["fabrics"] for warning in fabric["warnings"]]
+    examined = ", ".join(fabric["name"] for fabric in report["fabrics"])
+    return Group(
+        _facts(
+            ("fabricsim", report["fabricsim_version"]),
+            *report["versions"].items(),
+            ("platform", report["platform"]),
+            ("cpus", str(report["cpus"])),
+            *(
+                (f"kernel {kernel['name']}", f"{'usable' if kernel['usable'] else 'not usable'}: {kernel['reason']}")
+                for kernel in report["kernels"]
+            ),
+            ("--kernel auto", f"{auto['kernel']} ({auto['reason']})"),
+            (
+                "compiled kernels",
+                report["kernel_cache"]
+                or "not kept: no folder can be written, every process compiles anew; set NUMBA_CACHE_DIR to one",
+            ),
+            ("fabrics", f"{examined}: {len(warnings) or 'no'} warning{'s' * (len(warnings) != 1)}"),
+        ),
+        *(Text(f"warning: {warning}") for warning in warnings),
+    )
+
+
+def _losses(complete: Mapping[str, Any]) -> str:
+    missing = ", ".join(map(str, complete["missing_ranks"]))
+    return f"{f'ranks {missing}' if missing else 'no ranks'}, {complete['dropped_ops']:,} operations"
+
+
+def _facts(*rows: tuple[str, str]) -> Table:
+    """Lay out names and values."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _console() -> Console:
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+def _fits(table: Table) -> bool:
+    console = _console()
+    unbounded = console.options.update(max_width=10 * console.width)
+    return Measurement.get(console, unbounded, table).maximum <= console.width
+
+
+def _apart(*parts: RenderableType) -> Group:
+    """Put an empty line between the parts."""
+    spaced = [piece for part in parts for piece in (Text(), part)]
+    return Group(*spaced[1:])
+
+
+def _replay_header(result: Result) -> Text:
+    about = result.info.workload
+    source = about.get("trace", "trace")
+    operations = len(result.schedule.operations)
+    return Text(
+        f"{source}, mode {about['mode']}: {result.schedule.num_ranks} ranks, "
+        f"{operations:,} operation{'s' * (operations != 1)}"
+    )
+
+
+def _run_header(result: Result) -> Text:
+    record, wall_ps = result.record, round(result.info.wall_s * PS_PER_S)
+    return Text(
+        f"{_fabric(result)}: {format_time(result.simulated_time_ps)} simulated\n"
+        f"  {_settings(result)}\n"
+        f"  {record.packet_hops:,} packet-hops in {format_time(wall_ps)}, kernel {record.kernel}, "
+        f"digest {result.digest[:16]}"
+    )
+
+
+def _operations(results: Sequence[Result]) -> Table:
+    rows = _moving_rows(results)
+    recorded = any(row[0]["recorded_ps"] is not None for row in rows)
+    table = _table(
+        ("operation", "", "left"),
+        ("ranks", ""),
+        ("size", "B"),
+        *([("recorded", "us")] if recorded else []),
+        *((result.network.name, "us") for result in results),
+    )
+    for row in rows[:MAX_ROWS]:
+        first = row[0]
+        table.add_row(
+            # A profiler's kernel names are longer than a table is wide, and say less than the operation.
+            first["name"] if len(first["name"]) <= _MAX_NAME else first["op"],
+            str(first["ranks"]),
+            f"{first['size_bytes']:,}",
+            *([_us(first["recorded_ps"])] if recorded else []),
+            *(_us(cell["time_ps"]) for cell in row),
+        )
+    return table
+
+
+def _notes(result: Result) -> Text:
+    rows = _moving_rows([result])
+    notes = ["Times run from the arrival of an operation's last rank to the end of its last rank."]
+    if any(row["recorded_ps"] is not None for (row,) in rows):
+        notes.append("Recorded: on the machine that made the trace.")
+    else:
+        notes.append("The trace has no recorded times to compare with.")
+    if len(rows) > MAX_ROWS:
+        notes.append(f"{len(rows) - MAX_ROWS:,} more operations are left out here; --json FILE has them all.")
+    return Text(" ".join(notes))
+
+
+def _moving_rows(results: Sequence[Result]) -> list[tuple[dict[str, Any], ...]]:
+    """Rows of the operations that could move something, each with one entry per result."""
+    from fabricsim.workloads.trace_schema import OPS
+
+    local = {op.name for op in OPS if op.kind == "local"}
+    rows = zip(*(result.ops.to_pylist() for result in results), strict=True)
+    return [row for row in rows if row[0]["op"] not in local]
+
+
+def _latencies(results: Sequence[Result]) -> Table:
+    names = ("p50", "p90", "p99", "p99.9", "max", "mean")
+    table = _table(("latency in us", "", "left"), *((name, "") for name in names))
+    for result in results:
+        table.add_row(result.network.name)
+        for what, latency in (("messages", result.message_latency), ("packets", result.packet_latency)):
+            figures = (latency.p50, latency.p90, latency.p99, latency.p999, latency.max, latency.mean)
+            table.add_row(f"  {what}", *(_number(figure) for figure in figures))
+    return table
+
+
+def _utilizations(results: Sequence[Result]) -> Table:
+    table = _table(("utilization in %", "", "left"), ("mean", ""), ("p99", ""), ("max", ""))
+    for result in results:
+        table.add_row(result.network.name)
+        for name, used in result.utilization.items():
+            table.add_row(f"  {name}", *(_percent(part) for part in (used.mean, used.p99, used.max)))
+    return table
+
+
+def _table(*columns: tuple[str, str] | tuple[str, str, str]) -> Table:
+    """Columns of (name, unit) to the right, or of (name, unit, "left")."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    for name, unit, *left in columns:
+        header = f"{name}\n({unit})" if unit else name
+        table.add_column(header, justify="left" if left else "right", overflow="fold")
+    return table
+
+
+def _fabric(result: Result) -> str:
+    network = result.network
+    return f"{network.name} ({network.num_terminals} terminals, {len(network.channels):,} channels)"
+
+
+def _settings(result: Result) -> str:
+    packet, info = result.network.packet, result.info
+    routing = "single path" if result.routing is None else f"{result.routing} routing"
+    return (
+        f"packets {packet.name} ({format_bytes(packet.max_payload_bytes)} + {packet.overhead_bytes}B), {routing}, "
+        f"endpoint {info.endpoint}, placement {info.placement}"
+    )
+
+
+def _us(time_ps: int | None) -> str:
+    return _number(None if time_ps is None else time_ps / PS_PER_US)
+
+
+def _number(value: float | None) -> str:
+    """At most nine characters below 10^7, and at least four significant digits."""
+    if value is None:
+        return "-"
+    decimals = 3 if value < 10 else 2 if value < 10_000 else 0
+    return f"{value:,.{decimals}f}"
+
+
+def _percent(fraction: float | None) -> str:
+    if fraction is None:
+        return "-"
+    decimals = 1 if fraction >= 0.1 else 2
+    return f"{fraction * 100:.{decimals}f}"

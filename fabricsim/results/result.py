@@ -1,0 +1,328 @@
+"""The result of one run: checked, as Arrow tables, as a summary and as a digest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fabricsim.engine.driver import RunRecord
+from fabricsim.fabrics.network import Network
+from fabricsim.results import metrics
+from fabricsim.results.bounds import earliest_ends_ps
+from fabricsim.results.checks import check_bounds, check_record
+from fabricsim.results.digest import run_digest
+from fabricsim.results.traffic import Int32, Int64, Traffic, message_traffic
+from fabricsim.results.versions import library_versions, package_version
+from fabricsim.workloads.schedule import Schedule
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA = "fabricsim.result/1"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What was asked for, beside the network and the schedule; copied into the summary."""
+
+    spec_sha256: str
+    workload: Mapping[str, Any]
+    placement: str
+    endpoint: str
+    seed: int
+    wall_s: float
+
+
+class Result:
+    """What happened in one run.
+
+    Attributes
+    ----------
+    network : Network
+        The fabric as simulated, with its packet format, endpoint and routing.
+    schedule : Schedule
+        What was moved.
+    terminal_of_rank : numpy.ndarray
+        Shape (ranks,), int32: the placement.
+    record : RunRecord
+        The kernel's own arrays; the tables below are made from it.
+    info : RunInfo
+        What was asked for.
+
+    Raises
+    ------
+    SelfCheckError
+        The record contradicts the physics: bytes lost or doubled, an effect before its cause, a time below its lower
+        bound. No result with such a fault can be had.
+    """
+
+    def __init__(
+        self, *, network: Network, schedule: Schedule, terminal_of_rank: Int32, record: RunRecord, info: RunInfo
+    ) -> None:
+        self.network = network
+        self.schedule = schedule
+        self.terminal_of_rank = terminal_of_rank
+        self.record = record
+        self.info = info
+        traffic = message_traffic(network, schedule, terminal_of_rank)
+        check_record(network, schedule, traffic, record)
+        self._times = _operation_times(network, schedule, traffic, record)
+        check_bounds(schedule, self._times.end_ps, self._times.earliest_end_ps)
+        self._traffic = traffic
+
+    def __repr__(self) -> str:
+        """Say what ran where, and how long it took."""
+        operations = len(self.schedule.operations)
+        return (
+            f"<Result of {operations} operation{'s' * (operations != 1)} over {self.schedule.num_ranks} ranks on "
+            f"{self.network.name}: {self.simulated_time_ps / metrics.PS_PER_US:,.3f} us>"
+        )
+
+    @property
+    def simulated_time_ps(self) -> int:
+        """When the last task ended, in picoseconds."""
+        return int(self.record.task_end_ps.max(initial=0))
+
+    @property
+    def in_flight_ps(self) -> int:
+        """For how long at least one message was ready and not complete, in picoseconds."""
+        order = np.argsort(self.record.message_ready_ps)
+        ready_ps, complete_ps = self.record.message_ready_ps[order], self.record.message_complete_ps[order]
+        counted_ps = np.maximum.accumulate(np.append(0, complete_ps))[:-1]
+        return int(np.maximum(complete_ps - np.maximum(ready_ps, counted_ps), 0).sum())
+
+    @property
+    def routing(self) -> str | None:
+        """How packets with a choice were routed; ``None`` where no packet has one."""
+        return self.network.routing if (self.network.route_count > 1).any() else None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over all task and message times, hexadecimal (docs/physics.md, section 10)."""
+        return run_digest(self.schedule, self.record)
+
+    @cached_property
+    def ops(self) -> pa.Table:
+        """One row per operation, as an Arrow table.
+
+        ``begin_ps`` is when its last rank arrived, ``end_ps`` when its last rank was done, ``time_ps`` their
+        difference; for a computation ``begin_ps`` is the begin of its gap. ``lower_bound_ps`` bounds ``time_ps``, and
+        ``efficiency`` is their ratio. Null: not defined, or not recorded.
+        """
+        import pyarrow as pa
+
+        operations = self.schedule.operations
+        times = self._times
+        time_ps = (times.end_ps - times.arrival_ps).tolist()
+        bound_ps = (times.earliest_end_ps - times.arrival_ps).tolist()
+        rows = list(zip(operations, time_ps, strict=True))
+        return pa.table(
+            {
+                "operation": pa.array(np.arange(len(operations), dtype=np.int32)),
+                "name": pa.array([operation.name for operation in operations], pa.string()),
+                "op": pa.array([operation.op for operation in operations], pa.string()),
+                "algorithm": pa.array([operation.algorithm for operation in operations], pa.string()),
+                "ranks": pa.array([len(operation.ranks) for operation in operations], pa.int32()),
+                "size_bytes": pa.array([operation.size_bytes for operation in operations], pa.int64()),
+                "begin_ps": pa.array(times.arrival_ps),
+                "end_ps": pa.array(times.end_ps),
+                "time_ps": pa.array(time_ps, pa.int64()),
+                "algbw_GBps": pa.array([metrics.algbw_GBps(op.size_bytes, time) for op, time in rows], pa.float64()),
+                "busbw_GBps": pa.array(
+                    [metrics.busbw_GBps(op.op, len(op.ranks), op.size_bytes, time) for op, time in rows], pa.float64()
+                ),
+                "lower_bound_ps": pa.array(bound_ps, pa.int64()),
+                "efficiency": pa.array(
+                    [bound / time if time else None for bound, time in zip(bound_ps, time_ps, strict=True)],
+                    pa.float64(),
+                ),
+                "recorded_ps": pa.array([operation.recorded_ps for operation in operations], pa.int64()),
+            }
+        )
+
+    @cached_property
+    def tasks(self) -> pa.Table:
+        """One row per operation and rank, as an Arrow table: when it began and ended there, in picoseconds."""
+        import pyarrow as pa
+
+        return pa.table(
+            {
+                "operation": self.schedule.tasks.operation,
+                "rank": self.schedule.tasks.rank,
+                "begin_ps": self.record.task_begin_ps,
+                "end_ps": self.record.task_end_ps,
+            }
+        )
+
+    @cached_property
+    def messages(self) -> pa.Table:
+        """One row per message, as an Arrow table: its ends, its size, and when it was ready, injected and complete."""
+        import pyarrow as pa
+
+        messages, rank = self.schedule.messages, self.schedule.tasks.rank
+        return pa.table(
+            {
+                "operation": messages.operation,
+                "index": messages.index,
+                "source_rank": rank[messages.source_task],
+                "target_rank": rank[messages.target_task],
+                "size_bytes": messages.size_bytes,
+                "ready_ps": self.record.message_ready_ps,
+                "first_injection_ps": self.record.message_first_injection_ps,
+                "complete_ps": self.record.message_complete_ps,
+            }
+        )
+
+    @cached_property
+    def channels(self) -> pa.Table:
+        """One row per channel, as an Arrow table: where it runs and what it carried.
+
+        ``utilization`` is its busy fraction of the simulated time; ``peak_occupancy_bytes`` and ``buffer_bytes`` are
+        of the buffer at its downstream end.
+        """
+        import pyarrow as pa
+
+        channels, record = self.network.channels, self.record
+        nodes = pa.array(self.network.node_names, pa.string())
+        classes = pa.array(self.network.channel_class_names, pa.string())
+        return pa.table(
+            {
+                "source": pa.DictionaryArray.from_arrays(channels.source_node, nodes),
+                "target": pa.DictionaryArray.from_arrays(channels.target_node, nodes),
+                "plane": channels.plane,
+                "channel_class": pa.DictionaryArray.from_arrays(channels.channel_class, classes),
+                "bandwidth_GBps": channels.ps_per_byte_den * 1000 / channels.ps_per_byte_num,
+                "latency_ps": channels.latency_ps,
+                "busy_ps": record.channel_busy_ps,
+                "utilization": record.channel_busy_ps / max(self.simulated_time_ps, 1),
+                "wire_bytes": record.channel_wire_bytes,
+                "packets": record.channel_packets,
+                "credit_stall_ps": record.channel_credit_stall_ps,
+                "peak_occupancy_bytes": record.channel_peak_occupancy_bytes,
+                "buffer_bytes": channels.buffer_bytes,
+            }
+        )
+
+    @cached_property
+    def message_latency(self) -> metrics.Distribution:
+        """Complete minus ready over all messages that made packets, exact."""
+        rows = self._traffic.message
+        return metrics.exact_distribution(self.record.message_complete_ps[rows] - self.record.message_ready_ps[rows])
+
+    @cached_property
+    def packet_latency(self) -> metrics.Distribution:
+        """Delivery minus start on the first channel over all packets, from the kernel's histogram."""
+        record = self.record
+        return metrics.histogram_distribution(
+            record.packet_latency_counts, record.packet_latency_sum_ps, record.packet_latency_max_ps
+        )
+
+    @cached_property
+    def utilization(self) -> dict[str, metrics.Utilization]:
+        """Busy fractions of the simulated time by channel class, in the order of a route."""
+        channel_class = self.network.channels.channel_class
+        return {
+            name: metrics.utilization(self.record.channel_busy_ps[channel_class == number], self.simulated_time_ps)
+            for number, name in enumerate(self.network.channel_class_names)
+        }
+
+    def summary(self, *, command: str | None = None) -> dict[str, Any]:
+        """Sum the run up as a JSON-ready dictionary of the schema ``fabricsim.result/1``.
+
+        Times are in microseconds where their name says ``_us``, bandwidths in 10^9 bytes per second; ``efficiency``
+        and ``utilization`` are fractions. ``None`` stands where a figure is not defined. Fields may be added in later
+        versions, none is renamed.
+
+        Parameters
+        ----------
+        command
+            The command line that asked for the run; ``None`` if Python did.
+        """
+        record, network = self.record, self.network
+        return {
+            "schema": SCHEMA,
+            "fabricsim_version": package_version(),
+            "versions": library_versions(),
+            "command": command,
+            "kernel": record.kernel,
+            "kernel_reason": record.kernel_reason,
+            "threads": 1,
+            "folded": False,
+            "seed": self.info.seed,
+            "digest": self.digest,
+            "fabric": {
+                "name": network.name,
+                "terminals": network.num_terminals,
+                "channels": len(network.channels),
+                "planes": network.num_planes,
+                "spec_sha256": self.info.spec_sha256,
+                "overrides": {},
+                "packet": dataclasses.asdict(network.packet),
+                "endpoint": self.info.endpoint,
+                "routing": self.routing,
+            },
+            "workload": {
+                **self.info.workload,
+                "ranks": self.schedule.num_ranks,
+                "placement": self.info.placement,
+                "operations": len(self.schedule.operations),
+                "messages": len(self.schedule.messages),
+                "message_bytes": int(self.schedule.messages.size_bytes.sum()),
+            },
+            "simulated_time_ps": self.simulated_time_ps,
+            "wall_s": self.info.wall_s,
+            "packets": record.packets,
+            "packet_hops": record.packet_hops,
+            "packet_hops_simulated": record.packet_hops,
+            "packet_hops_per_s": record.packet_hops / record.engine_s if record.engine_s else None,
+            "ops": [_op_summary(row) for row in self.ops.to_pylist()],
+            "latency_us": {
+                "message": dataclasses.asdict(self.message_latency),
+                "packet": dataclasses.asdict(self.packet_latency),
+            },
+            "utilization": {name: dataclasses.asdict(used) for name, used in self.utilization.items()},
+        }
+
+
+@dataclass(frozen=True)
+class _OperationTimes:
+    """All of shape (operations,), int64 picoseconds of simulated time."""
+
+    arrival_ps: Int64
+    end_ps: Int64
+    earliest_end_ps: Int64
+
+
+def _operation_times(network: Network, schedule: Schedule, traffic: Traffic, record: RunRecord) -> _OperationTimes:
+    tasks, count = schedule.tasks, len(schedule.operations)
+    # A computation is its gap; for all others the gap comes before the operation.
+    computes = np.array([operation.op == "compute" for operation in schedule.operations], np.bool_)
+    gap_ps = np.where(computes[tasks.operation], tasks.gap_ps, 0)
+
+    def latest(values: Int64) -> Int64:
+        last = np.zeros(count, np.int64)
+        np.maximum.at(last, tasks.operation, values)
+        return last
+
+    return _OperationTimes(
+        arrival_ps=latest(record.task_begin_ps - gap_ps),
+        end_ps=latest(record.task_end_ps),
+        earliest_end_ps=earliest_ends_ps(network, schedule, traffic, record.task_begin_ps),
+    )
+
+
+def _op_summary(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: row[key] for key in ("name", "op", "ranks", "size_bytes", "algorithm")},
+        "time_us": row["time_ps"] / metrics.PS_PER_US,
+        "algbw_GBps": row["algbw_GBps"],
+        "busbw_GBps": row["busbw_GBps"],
+        "lower_bound_us": row["lower_bound_ps"] / metrics.PS_PER_US,
+        "efficiency": row["efficiency"],
+        "recorded_us": None if row["recorded_ps"] is None else row["recorded_ps"] / metrics.PS_PER_US,
+    }

@@ -1,0 +1,246 @@
+"""From a fabric and a workload to a checked result: what ``fabricsim run`` and ``fabricsim replay`` call."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fabricsim.engine.driver import Progress, run_schedule
+from fabricsim.errors import ConfigError
+from fabricsim.fabrics import FabricSpec, load_fabric
+from fabricsim.results.placement import LINEAR, Placement, terminal_of_rank
+from fabricsim.results.result import Result, RunInfo
+from fabricsim.units import parse_bytes
+from fabricsim.workloads.collectives import collective
+from fabricsim.workloads.schedule import Schedule
+from fabricsim.workloads.schedule_check import check_schedule
+
+if TYPE_CHECKING:
+    from fabricsim.workloads.replay import Mode
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A schedule and what the summary says of its origin."""
+
+    schedule: Schedule
+    about: Mapping[str, Any]
+
+
+def load_trace(trace: Any, *, mode: Mode = "dependency") -> Workload:
+    """Read, check and schedule a trace once, for replay on several fabrics.
+
+    Takes what ``replay`` takes, and raises what it raises for the trace.
+    """
+    from fabricsim.workloads.replay import schedule_from_trace
+    from fabricsim.workloads.trace import Trace, check
+
+    about: dict[str, Any] = {"kind": "trace", "mode": mode}
+    if isinstance(trace, str | os.PathLike):
+        about["trace"] = os.fspath(trace)
+        trace = Trace.open(trace)
+    elif not isinstance(trace, Trace):
+        trace = Trace.from_table(trace)
+    check(trace)
+    return Workload(schedule_from_trace(trace, mode), about)
+
+
+def simulate(
+    fabric: FabricSpec | str | os.PathLike[str],
+    workload: Schedule | Workload,
+    *,
+    seed: int = 1,
+    kernel: str = "auto",
+    routing: str | None = None,
+    packet: str | None = None,
+    endpoint: str = "fitted",
+    placement: Placement = LINEAR,
+    progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Run a workload over a fabric, packet by packet.
+
+    Parameters
+    ----------
+    fabric
+        From ``load_fabric``; a name or a path is loaded.
+    workload
+        From ``collective``, or a ``Schedule`` of one's own.
+    seed
+        Decides ties, deterministic routes and the planes of small messages; the same seed gives the same digest. A
+        64-bit integer.
+    kernel
+        ``"auto"``, ``"numba"`` or ``"python"``: who computes, never what.
+    routing
+        ``"spray"`` or ``"deterministic"``; ``None`` is the fabric's own.
+    packet
+        Name of one of the fabric's packet formats; ``None`` is its default.
+    endpoint
+        ``"fitted"``, or ``"ideal"``: no launch latency, no message overhead, no copy limit.
+    placement
+        ``"linear"``, ``"scatter"``, terminals by rank, or the path of a file with one terminal per line.
+    progress
+        Called a few times per second with how far the run is.
+
+    Returns
+    -------
+    Result
+        Checked: all bytes delivered, no time below its lower bound.
+
+    Raises
+    ------
+    ConfigError
+        An unknown name, more ranks than terminals, or an option that makes no difference to this run.
+    TraceError
+        A schedule that cannot be run.
+    StallError
+        Nothing is left to do and messages are undelivered.
+    SelfCheckError
+        The result contradicts the physics.
+    """
+    started_s = time.perf_counter()
+    spec = fabric if isinstance(fabric, FabricSpec) else load_fabric(fabric)
+    if isinstance(workload, Schedule):
+        check_schedule(workload)  # it may be hand-made, and kernels validate nothing
+        workload = Workload(workload, {"kind": "schedule"})
+    schedule = workload.schedule
+    if not -(2**63) <= seed < 2**63:
+        raise ConfigError(f"seed {seed} does not fit 64 bits; use a smaller number")
+    network = spec.network(packet=packet, routing=routing, endpoint=endpoint)
+    if endpoint == "ideal":
+        _refuse_idle_endpoint(spec)
+    terminals = terminal_of_rank(
+        placement, num_ranks=schedule.num_ranks, num_terminals=network.num_terminals, fabric=network.name
+    )
+    record = run_schedule(network, schedule, terminal_of_rank=terminals, seed=seed, kernel=kernel, progress=progress)
+    return Result(
+        network=network,
+        schedule=schedule,
+        terminal_of_rank=terminals,
+        record=record,
+        info=RunInfo(
+            spec_sha256=spec.spec_sha256,
+            workload=workload.about,
+            placement=os.fspath(placement) if isinstance(placement, str | os.PathLike) else "explicit",
+            endpoint=endpoint,
+            seed=seed,
+            wall_s=time.perf_counter() - started_s,
+        ),
+    )
+
+
+def replay(
+    trace: Any,
+    fabric: FabricSpec | str | os.PathLike[str],
+    *,
+    mode: Mode = "dependency",
+    seed: int = 1,
+    kernel: str = "auto",
+    routing: str | None = None,
+    packet: str | None = None,
+    endpoint: str = "fitted",
+    placement: Placement = LINEAR,
+    progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Replay a recorded trace on a fabric.
+
+    Parameters
+    ----------
+    trace
+        A ``Trace``, the path of an Arrow file (docs/trace-format.md), or any object with ``__arrow_c_stream__``.
+    fabric
+        From ``load_fabric``; a name or a path is loaded.
+    mode
+        ``"dependency"`` (stream order and recorded compute gaps), ``"recorded"`` (every operation begins when it was
+        recorded to) or ``"back-to-back"`` (stream order, no gaps).
+    seed, kernel, routing, packet, endpoint, placement, progress
+        As for ``simulate``.
+
+    Returns
+    -------
+    Result
+        As from ``simulate``.
+
+    Raises
+    ------
+    TraceError
+        The trace is damaged, incomplete or contradicts itself, or does not hold what the mode needs.
+    ConfigError, StallError, SelfCheckError
+        As from ``simulate``.
+    """
+    return simulate(
+        fabric,
+        load_trace(trace, mode=mode),
+        seed=seed,
+        kernel=kernel,
+        routing=routing,
+        packet=packet,
+        endpoint=endpoint,
+        placement=placement,
+        progress=progress,
+    )
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than the engine can use; raises ``ConfigError``."""
+    if threads != 1:
+        raise ConfigError(f"--threads {threads}: this version runs a simulation on one thread; use 1 or leave it out")
+
+
+def collective_sweep(
+    op: str,
+    *,
+    sizes: str | None,
+    min_size: str | None,
+    max_size: str | None,
+    factor: int | None,
+    ranks: int,
+    algorithm: str | None,
+) -> list[Workload]:
+    """Make the workloads of ``fabricsim run``: one collective at the sizes that its options name.
+
+    ``sizes`` is a list such as ``1MiB,64MiB``; the other way to say it is ``min_size`` to ``max_size``, each size
+    ``factor`` (2) times the one before. Raises ``ConfigError`` where the options name no sizes, or name them twice.
+    """
+    swept = (min_size, max_size, factor) != (None, None, None)
+    if sizes is not None and not swept:
+        chosen = [parse_bytes(size) for size in sizes.split(",")]
+    elif sizes is None and min_size is not None and max_size is not None:
+        chosen = sweep_sizes(parse_bytes(min_size), parse_bytes(max_size), 2 if factor is None else factor)
+    else:
+        raise ConfigError(
+            "give the sizes either as --size 64MiB[,...] or as --min-size and --max-size (and --factor) of a sweep"
+        )
+    return [
+        Workload(collective(op, size=size, ranks=ranks, algorithm=algorithm), {"kind": "collective", "collective": op})
+        for size in chosen
+    ]
+
+
+def sweep_sizes(smallest_bytes: int, largest_bytes: int, factor: int) -> list[int]:
+    """Sizes from the smallest to the largest, each ``factor`` times the one before, as nccl-tests steps.
+
+    Raises ``ConfigError`` for an empty or endless range.
+    """
+    if not 0 < smallest_bytes <= largest_bytes:
+        raise ConfigError(
+            f"--min-size {smallest_bytes}B and --max-size {largest_bytes}B span no sizes; "
+            "give a smallest size above 0 and a largest one not below it"
+        )
+    if factor < 2:
+        raise ConfigError(f"--factor {factor} does not grow; use 2 or more")
+    sizes = [smallest_bytes]
+    while sizes[-1] * factor <= largest_bytes:
+        sizes.append(sizes[-1] * factor)
+    return sizes
+
+
+def _refuse_idle_endpoint(spec: FabricSpec) -> None:
+    """Refuse an option that makes no difference: it would let a user compare a run with itself."""
+    terminal = spec.terminal
+    if not (terminal.launch_latency.exact or terminal.message_overhead.exact or terminal.copy_rate.exact):
+        raise ConfigError(
+            f"endpoint ideal has no effect on {spec.name}: its terminals add nothing to the wires; leave it out"
+        )

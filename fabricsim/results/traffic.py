@@ -1,0 +1,83 @@
+"""What the messages of a schedule put on the wires of a network, before anything runs (docs/physics.md, section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fabricsim.fabrics.network import Network
+from fabricsim.workloads.schedule import Schedule
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """One entry per message that makes packets; all arrays have that length, int64.
+
+    ``message`` is the row in the schedule. ``cut_bytes`` is what is cut and timed: the payload plus the slack of
+    striping. ``last_payload_bytes`` is the payload of the last packet of each of its shares, which are all alike.
+    """
+
+    message: Int64
+    operation: Int64
+    source_terminal: Int64
+    target_terminal: Int64
+    bundle: Int64
+    packets: Int64
+    cut_bytes: Int64
+    wire_bytes: Int64
+    last_payload_bytes: Int64
+
+
+def message_traffic(network: Network, schedule: Schedule, terminal_of_rank: Int32) -> Traffic:
+    """Stripe and cut every message, without its timing.
+
+    Parameters
+    ----------
+    network, schedule
+        Where and what.
+    terminal_of_rank
+        Shape (ranks,): the placement.
+
+    Returns
+    -------
+    Traffic
+        Rows in the order of the schedule; messages of zero bytes and messages to oneself are left out.
+    """
+    messages, tasks, packet = schedule.messages, schedule.tasks, network.packet
+    terminal_of_task = terminal_of_rank[tasks.rank]
+    source = terminal_of_task[messages.source_task]
+    target = terminal_of_task[messages.target_task]
+    rows = np.flatnonzero((messages.size_bytes > 0) & (source != target))
+    source, target = source[rows], target[rows]
+    size_bytes = messages.size_bytes[rows]
+    bundle = network.bundle_index[source, target].astype(np.int64)
+    width = (network.bundle_first[bundle + 1] - network.bundle_first[bundle]).astype(np.int64)
+    shares = np.minimum(width, -(-size_bytes // packet.stripe_min_bytes))
+    share_bytes = -(-size_bytes // shares)
+    full_packets = (share_bytes - 1) // packet.max_payload_bytes
+    last_payload_bytes = share_bytes - full_packets * packet.max_payload_bytes
+    share_wire_bytes = full_packets * packet.wire_bytes(packet.max_payload_bytes)
+    share_wire_bytes += wire_bytes_of(network, last_payload_bytes)
+    return Traffic(
+        message=rows.astype(np.int64),
+        operation=messages.operation[rows].astype(np.int64),
+        source_terminal=source.astype(np.int64),
+        target_terminal=target.astype(np.int64),
+        bundle=bundle,
+        packets=shares * (full_packets + 1),
+        cut_bytes=shares * share_bytes,
+        wire_bytes=shares * share_wire_bytes,
+        last_payload_bytes=last_payload_bytes,
+    )
+
+
+def wire_bytes_of(network: Network, payload_bytes: Int64) -> Int64:
+    """Wire bytes of one packet for each payload (docs/physics.md, section 4)."""
+    payloads, position = np.unique(payload_bytes, return_inverse=True)
+    wire_bytes = [network.packet.wire_bytes(payload) for payload in payloads.tolist()]
+    return np.array(wire_bytes, np.int64)[position]

@@ -1,0 +1,1 @@
+"""Recordings of other tools, converted into the collective trace; one module per format."""

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fabricsim as fs
+from fabricsim.engine.driver import Progress
+from fabricsim.results.run import check_threads, collective_sweep, load_trace, replay, simulate, sweep_sizes
+
+
+def exchange(ranks: int = 4, size: str = "4KiB") -> object:
+    """An all-to-all small enough for an uncompiled kernel."""
+    return fs.collective("all_to_all", size=size, ranks=ranks)
+
+
+def test_simulate_runs_a_collective(tiny: fs.FabricSpec) -> None:
+    """4 KiB over 4 ranks are 1,024 B per pair, so 512 B per plane: two packets, over two hops each."""
+    result = simulate(tiny, exchange(), kernel="python")
+    assert (result.record.packets, result.record.packet_hops) == (4 * 3 * 2 * 2, 4 * 3 * 2 * 2 * 2)
+    (row,) = result.ops.to_pylist()
+    assert (row["op"], row["algorithm"], row["ranks"], row["size_bytes"]) == ("all_to_all", "direct", 4, 4_096)
+    assert row["lower_bound_ps"] <= row["time_ps"]
+
+
+def test_a_fabric_may_be_named_by_its_path(tiny: fs.FabricSpec, tiny_path: Path) -> None:
+    """A path, text or not, is loaded; the result is that of the loaded fabric."""
+    loaded = simulate(tiny, exchange(), kernel="python")
+    for path in (tiny_path, str(tiny_path)):
+        result = simulate(path, exchange(), kernel="python")
+        assert (result.digest, result.info.spec_sha256) == (loaded.digest, loaded.info.spec_sha256)
+
+
+def test_placement_is_part_of_the_run(tiny: fs.FabricSpec) -> None:
+    """Two of four terminals, spread or listed; the summary says which way."""
+    for placement, terminals, said in (("scatter", [0, 2], "scatter"), ([3, 1], [3, 1], "explicit")):
+        result = simulate(tiny, exchange(ranks=2), kernel="python", placement=placement)
+        assert result.terminal_of_rank.tolist() == terminals
+        assert result.summary()["workload"]["placement"] == said
+
+
+def test_an_ideal_endpoint_adds_nothing(tiny: fs.FabricSpec) -> None:
+    """Without launch latency and overhead one message takes its wires: 4 packets in a row and 500 ns of latency.
+
+    2,048 B from each of two ranks to the other: 1,024 B, so 512 B per plane, two packets of ceil(288 * 20) ps.
+    """
+    result = simulate(tiny, exchange(ranks=2, size="2KiB"), kernel="python", endpoint="ideal")
+    assert result.simulated_time_ps == 2 * 288 * 20 + 2 * 250_000
+    assert result.summary()["fabric"]["endpoint"] == "ideal"
+
+
+def test_an_ideal_endpoint_without_effect_is_refused(tiny: fs.FabricSpec) -> None:
+    """A fabric whose terminals add nothing is already ideal."""
+    tables = tiny.model_dump(exclude_none=True)
+    for key, value in (("launch_latency", "0 us"), ("message_overhead", "0 us"), ("copy_rate", "unlimited")):
+        tables["terminal"][key]["value"] = value
+    with pytest.raises(fs.ConfigError, match="endpoint ideal has no effect on tiny"):
+        simulate(fs.FabricSpec(**tables), exchange(), kernel="python", endpoint="ideal")
+
+
+def test_progress_is_reported(tiny: fs.FabricSpec) -> None:
+    """The last report has everything delivered."""
+    reports: list[Progress] = []
+    simulate(tiny, exchange(), kernel="python", progress=reports.append)
+    assert reports[-1].delivered_packets == reports[-1].total_packets == 48
+
+
+def test_a_schedule_that_cannot_run_is_refused(tiny: fs.FabricSpec) -> None:
+    """A hand-made schedule is checked before a kernel sees it."""
+    schedule = exchange()
+    tasks = dataclasses.replace(schedule.tasks, rank=schedule.tasks.rank + np.int32(9))
+    with pytest.raises(fs.TraceError):
+        simulate(tiny, dataclasses.replace(schedule, tasks=tasks), kernel="python")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kernel": "fortran"}, "unknown kernel 'fortran'"),
+        ({"kernel": "c"}, "the C kernel is not part of this version"),
+        ({"routing": "spray"}, "'spray' has no effect"),
+        ({"packet": "bulky"}, "unknown packet format 'bulky'"),
+        ({"endpoint": "perfect"}, "unknown endpoint 'perfect'"),
+        ({"placement": "scatter"}, "scatter has no effect"),
+        ({"seed": 2**63}, "does not fit 64 bits"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(tiny: fs.FabricSpec, options: dict[str, object], words: str) -> None:
+    """Unknown names, and options that make no difference to this run, are configuration errors."""
+    with pytest.raises(fs.ConfigError, match=words):
+        simulate(tiny, exchange(), **{"kernel": "python", **options})
+
+
+def test_replay_takes_a_trace_a_path_or_a_table(tiny: fs.FabricSpec, small_trace: fs.Trace, tmp_path: Path) -> None:
+    """All three give the same times; the summary says what was replayed."""
+    path = tmp_path / "small.arrow"
+    small_trace.write(path)
+    results = [replay(source, tiny, kernel="python") for source in (small_trace, path, small_trace.table())]
+    assert len({result.digest for result in results}) == 1
+    assert [row["op"] for row in results[0].ops.to_pylist()] == ["all_to_all", "all_reduce"]
+    assert results[1].summary()["workload"]["trace"] == str(path)
+    assert results[1].summary()["workload"]["mode"] == "dependency"
+
+
+def test_recorded_times_stand_beside_simulated_ones(tiny: fs.FabricSpec, small_trace: fs.Trace) -> None:
+    """The recording took 2,000 ns less the skew of 1 ns: from its last start to its last end."""
+    result = replay(small_trace, tiny, kernel="python", mode="recorded")
+    assert [row["recorded_ps"] for row in result.ops.to_pylist()] == [1_999_000, 1_999_000]
+    assert [op["recorded_us"] for op in result.summary()["ops"]] == [1.999, 1.999]
+
+
+def test_an_unsound_trace_is_refused(tiny: fs.FabricSpec, small_trace: fs.Trace) -> None:
+    """A trace that lacks a rank of a collective is not replayed."""
+    with pytest.raises(fs.TraceError, match="incomplete"):
+        replay(small_trace.table().slice(0, 3), tiny, kernel="python")
+
+
+def test_an_unknown_mode_is_refused(small_trace: fs.Trace) -> None:
+    """The nearest mode is named."""
+    with pytest.raises(fs.ConfigError, match="recorded"):
+        load_trace(small_trace, mode="recordet")
+
+
+def test_sizes_are_listed_or_swept() -> None:
+    """A list is taken as it is; a sweep doubles, or steps by the factor given."""
+
+    def sizes(**options: object) -> list[int]:
+        none = dict.fromkeys(("sizes", "min_size", "max_size", "factor", "algorithm"))
+        return [
+            workload.schedule.operations[0].size_bytes
+            for workload in collective_sweep("broadcast", ranks=2, **{**none, **options})
+        ]
+
+    assert sizes(sizes="1KiB,3MB") == [1_024, 3_000_000]
+    assert sizes(min_size="1KiB", max_size="5KiB") == [1_024, 2_048, 4_096]
+    assert sizes(min_size="1B", max_size="100B", factor=10) == [1, 10, 100]
+    for wrong in ({}, {"min_size": "1B"}, {"max_size": "1B"}, {"sizes": "1B", "factor": 2}, {"factor": 2}):
+        with pytest.raises(fs.ConfigError, match="--size 64MiB"):
+            sizes(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((0, 8, 2), "span no sizes"), ((8, 4, 2), "span no sizes"), ((1, 8, 1), "does not grow")],
+)
+def test_empty_and_endless_sweeps_are_refused(arguments: tuple[int, int, int], words: str) -> None:
+    """A sweep needs a first size, a last one and a step."""
+    with pytest.raises(fs.ConfigError, match=words):
+        sweep_sizes(*arguments)
+
+
+def test_one_thread_is_all_there_is() -> None:
+    """More threads are refused with the reason."""
+    check_threads(1)
+    with pytest.raises(fs.ConfigError, match="one thread"):
+        check_threads(2)

@@ -1,0 +1,521 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+import fabricsim as fs
+from fabricsim.cli import main
+from fabricsim.results import run
+from fabricsim.workloads.trace import Trace
+from tests.results.small import small_trace, tiny_fabric
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON_KERNEL = ("--kernel", "python")
+
+
+@pytest.fixture(autouse=True)
+def _plain_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables 80 columns wide, whatever the terminal of the test run."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def fabric(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of a fabric of 4 GPUs and 2 planes."""
+    path = tmp_path_factory.mktemp("fabrics") / "tiny.toml"
+    path.write_text(tiny_fabric().to_toml(), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of a trace of two collectives over two ranks."""
+    path = tmp_path_factory.mktemp("traces") / "small.arrow"
+    small_trace().write(path)
+    return str(path)
+
+
+def run_cli(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command; argparse's own exits count too."""
+    try:
+        code = main(argv)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, *argv: str) -> str:
+    """The message of a command that fails with this code: one, on standard error, without a traceback."""
+    returned, out, err = run_cli(capsys, *argv)
+    assert (returned, out) == (code, "")
+    assert err.startswith("fabricsim: error: ")
+    assert "Traceback" not in err
+    return err
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What works
+
+
+def test_run_prints_a_table_like_nccl_tests(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
+    """Size, time, algbw, busbw, lower bound and efficiency per size, inside 80 columns, and nothing else on stderr."""
+    code, out, err = run_cli(capsys, "run", fabric, "all_to_all", "--size", "4KiB,8KiB", *PYTHON_KERNEL)
+    assert (code, err) == (0, "")
+    assert "all_to_all (direct) over 4 ranks on tiny (4 terminals, 16 channels)" in out
+    assert re.search(r"size +time +algbw +busbw +lower bound +efficiency", out)
+    rows = [line.split() for line in out.splitlines() if re.match(r"\s*\d,\d{3} ", line)]
+    assert [(row[0], len(row)) for row in rows] == [("4,096", 6), ("8,192", 6)]
+    assert "tiny: the busiest channel is one of gpu-nvswitch" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_run_sweeps_sizes(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
+    """--min-size to --max-size by --factor is one run per size, in one document."""
+    sweep = ("--min-size", "1KiB", "--max-size", "16KiB", "--factor", "4")
+    code, out, _ = run_cli(capsys, "run", fabric, "broadcast", *sweep, "--json", "-", *PYTHON_KERNEL)
+    assert code == 0
+    document = json.loads(out)
+    assert list(document) == ["results"]
+    assert [result["ops"][0]["size_bytes"] for result in document["results"]] == [1_024, 4_096, 16_384]
+    assert {result["schema"] for result in document["results"]} == {"fabricsim.result/1"}
+
+
+def test_json_on_stdout_is_the_document_alone(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
+    """One size gives one document, which names the command; the table does not mix with it."""
+    argv = ("run", fabric, "all_reduce", "--size", "1KiB", "--ranks", "2", "--json", "-", *PYTHON_KERNEL)
+    code, out, err = run_cli(capsys, *argv)
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert document["command"] == " ".join(["fabricsim", *argv])
+    assert document["workload"]["ranks"] == 2
+    assert document["ops"][0]["lower_bound_us"] <= document["ops"][0]["time_us"]
+
+
+def test_json_in_a_file_leaves_the_table(capsys: pytest.CaptureFixture[str], fabric: str, tmp_path: Path) -> None:
+    """The file holds the document, standard output the table."""
+    target = tmp_path / "result.json"
+    code, out, _ = run_cli(capsys, "run", fabric, "send_recv", "--size", "1KiB", "--json", str(target), *PYTHON_KERNEL)
+    assert code == 0
+    assert "send_recv" in out
+    assert json.loads(target.read_text())["digest"]
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_options_reach_the_run(capsys: pytest.CaptureFixture[str], fabric: str, tmp_path: Path) -> None:
+    """Seed, endpoint, packet format, placement and algorithm are in the document as they were asked for."""
+    placement = tmp_path / "placement"
+    placement.write_text("3\n1\n")
+    code, out, _ = run_cli(
+        *(capsys, "run", fabric, "all_to_all", "--size", "1KiB", "--ranks", "2", "--algorithm", "rotated"),
+        *("--seed", "7", "--endpoint", "ideal", "--packet", "bulk", "--placement", str(placement), "--threads", "1"),
+        *("--quiet", "--json", "-", *PYTHON_KERNEL),
+    )
+    document = json.loads(out)
+    assert code == 0
+    assert (document["seed"], document["fabric"]["endpoint"], document["fabric"]["packet"]["name"]) == (
+        7,
+        "ideal",
+        "bulk",
+    )
+    assert (document["workload"]["placement"], document["ops"][0]["algorithm"]) == (str(placement), "rotated")
+
+
+def test_routing_is_chosen_where_there_is_a_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    """Between two nodes of CloudMatrix 384 packets may be routed deterministically."""
+    code, out, _ = run_cli(
+        *(capsys, "run", "cloudmatrix384", "send_recv", "--size", "1KiB", "--ranks", "2", "--placement", "scatter"),
+        *("--routing", "deterministic", "--json", "-", *PYTHON_KERNEL),
+    )
+    assert code == 0
+    assert json.loads(out)["fabric"]["routing"] == "deterministic"
+
+
+def test_replay_shows_recorded_beside_simulated(capsys: pytest.CaptureFixture[str], fabric: str, trace: str) -> None:
+    """Each collective with its recorded and its simulated time, latencies, utilization, the busiest class."""
+    code, out, err = run_cli(capsys, "replay", trace, "--fabric", fabric, "--fabric", "nvl72", *PYTHON_KERNEL)
+    assert (code, err) == (0, "")
+    assert re.search(r"operation +ranks +\(B\) +\(us\) +\(us\) +\(us\)", out)
+    assert re.search(r"all_to_all +2 +4,096 +1\.999 +\d+\.\d+ +\d+\.\d+", out)
+    for words in ("latency in us", "  messages", "  packets", "utilization in %", "  gpu-nvswitch"):
+        assert words in out
+    for name in ("tiny", "nvl72"):
+        assert f"{name}: the busiest channel is one of " in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_replay_on_several_fabrics_gives_several_documents(
+    capsys: pytest.CaptureFixture[str], fabric: str, trace: str
+) -> None:
+    """Each is a whole document with the trace and the mode."""
+    code, out, _ = run_cli(
+        *(capsys, "replay", trace, "--fabric", fabric, "--fabric", "nvl72", "--mode", "back-to-back"),
+        *("--json", "-", *PYTHON_KERNEL),
+    )
+    results = json.loads(out)["results"]
+    assert code == 0
+    assert [result["fabric"]["name"] for result in results] == ["tiny", "nvl72"]
+    assert {(result["workload"]["trace"], result["workload"]["mode"]) for result in results} == {
+        (trace, "back-to-back")
+    }
+    assert [op["recorded_us"] for op in results[0]["ops"]] == [1.999, 1.999]
+
+
+def test_many_fabrics_take_several_tables(capsys: pytest.CaptureFixture[str], fabric: str, trace: str) -> None:
+    """What does not fit 80 columns side by side stands in a table below."""
+    fabrics = [word for _ in range(6) for word in ("--fabric", fabric)]
+    code, out, _ = run_cli(capsys, "replay", trace, *fabrics, *PYTHON_KERNEL)
+    assert code == 0
+    assert len(re.findall(r"^operation +ranks", out, re.MULTILINE)) == 2
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_trace_without_times_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A generated layer has nothing recorded: no such column, and a sentence instead."""
+    path = str(tmp_path / "moe.arrow")
+    small = ("--hidden", "128", "--experts", "4", "--top-k", "2", "--skew", "0", "--seed", "3")
+    code, out, _ = run_cli(capsys, "trace", "generate", "moe", "--ep", "2", "--tokens", "4", *small, "-o", path)
+    assert (code, out) == (0, f"{path}: 4 rows of 2 ranks\n")
+    code, out, _ = run_cli(capsys, "replay", path, "--fabric", "nvl72", *PYTHON_KERNEL)
+    assert code == 0
+    assert "no recorded times" in out
+    assert "recorded (us)" not in out
+
+
+def test_long_replays_are_cut_on_the_screen(
+    capsys: pytest.CaptureFixture[str], fabric: str, trace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the largest number of rows the table says how many more there are."""
+    monkeypatch.setattr("fabricsim.results.console.MAX_ROWS", 1)
+    _, out, _ = run_cli(capsys, "replay", trace, "--fabric", fabric, *PYTHON_KERNEL)
+    assert "1 more operations are left out here; --json FILE has them all." in " ".join(out.split())
+    assert "all_reduce" not in out
+
+
+def test_fabrics_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """All presets with their numbers of terminals, for people and as JSON."""
+    code, out, _ = run_cli(capsys, "fabrics")
+    assert code == 0
+    assert re.search(r"^nvl72 +72 ", out, re.MULTILINE)
+    code, out, _ = run_cli(capsys, "fabrics", "--json", "-")
+    terminals = {fabric["name"]: fabric["terminals"] for fabric in json.loads(out)["fabrics"]}
+    assert (terminals["cloudmatrix384"], terminals["cloudmatrix384-mesh"], terminals["nvl72"]) == (384, 384, 72)
+
+
+def test_a_fabric_is_listed_with_the_source_of_every_number(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every quantity of the specification is there with value, evidence class and source, also as JSON."""
+    code, out, _ = run_cli(capsys, "fabrics", "nvl72")
+    assert code == 0
+    code, document, _ = run_cli(capsys, "fabrics", "nvl72", "--json", "-")
+    assert code == 0
+    quantities = json.loads(document)["quantities"]
+    assert len(quantities) == len(fs.load_fabric("nvl72").quantities())
+    for quantity in quantities:
+        assert re.search(rf"^{re.escape(quantity['key'])} = .*\({quantity['evidence']}\)$", out, re.MULTILINE)
+    assert "link.gpu-nvswitch.bandwidth = 50 GB/s (vendor)" in out
+    assert "terminal.ejection_rate = unlimited (" in out
+
+
+def test_a_fabric_as_toml_is_a_start_for_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What --toml prints is a fabric file of the same fabric."""
+    code, out, _ = run_cli(capsys, "fabrics", "cloudmatrix384", "--toml")
+    own = tmp_path / "own.toml"
+    own.write_text(out, encoding="utf-8")
+    assert code == 0
+    assert fs.load_fabric(own).spec_sha256 == fs.load_fabric("cloudmatrix384").spec_sha256
+
+
+def test_trace_info_says_what_a_trace_holds(capsys: pytest.CaptureFixture[str], trace: str) -> None:
+    """Rows, ranks, operations and what was recorded, also as JSON."""
+    code, out, _ = run_cli(capsys, "trace", "info", trace)
+    assert code == 0
+    for words in (trace, "world (2 ranks)", "t_start_ns", "15 us", "aligned"):
+        assert words in out
+    assert re.search(r"all_to_all +2 +8,192 +8,192", out)
+    code, out, _ = run_cli(capsys, "trace", "info", trace, "--json", "-")
+    assert json.loads(out)["rows"] == 4
+
+
+def test_trace_check_counts_what_is_sound(capsys: pytest.CaptureFixture[str], trace: str) -> None:
+    """A sound trace ends with 0 and its counts."""
+    code, out, _ = run_cli(capsys, "trace", "check", trace)
+    assert (code, out) == (0, f"{trace}: ok, 4 rows: 2 collectives, 0 transfers, 0 local operations\n")
+
+
+def test_trace_import_writes_an_arrow_trace(capsys: pytest.CaptureFixture[str], shared: Path, tmp_path: Path) -> None:
+    """The real recording becomes a trace that passes the check."""
+    path = str(tmp_path / "dlrm.arrow")
+    code, out, _ = run_cli(capsys, "trace", "import", "kineto", str(shared / "recordings" / "param-dlrm"), "-o", path)
+    assert (code, out) == (0, f"{path}: 64 rows of 8 ranks\n")
+    assert run_cli(capsys, "trace", "check", path)[0] == 0
+
+
+def test_doctor_says_what_runs_here(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
+    """Versions, the kernel that auto picks and why, where compiled kernels are kept; also as JSON."""
+    code, out, _ = run_cli(capsys, "doctor", fabric)
+    assert code == 0
+    assert re.search(r"^--kernel auto +numba \(auto: ", out, re.MULTILINE)
+    assert re.search(r"^fabrics +tiny: no warnings", out, re.MULTILINE)
+    code, out, _ = run_cli(capsys, "doctor", fabric, "--json", "-")
+    assert json.loads(out)["schema"] == "fabricsim.doctor/1"
+
+
+def test_doctor_warns_of_a_fabric_that_cannot_run_at_full_rate(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A buffer of one packet is legal and slow."""
+    tables = tiny_fabric().model_dump(exclude_none=True)
+    tables["link"]["gpu-nvswitch"]["buffer"]["value"] = "288B"
+    path = tmp_path / "short.toml"
+    path.write_text(fs.FabricSpec(**tables).to_toml(), encoding="utf-8")
+    code, out, _ = run_cli(capsys, "doctor", str(path))
+    assert code == 0
+    assert "fabrics           tiny: 2 warnings" in out
+    assert "warning: tiny: packets bulk: the buffers behind gpu-nvswitch channels hold 288 B" in " ".join(out.split())
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints one line and ends with 0."""
+    assert run_cli(capsys, "--version") == (0, f"fabricsim {fs.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "command", ["", "fabrics", "run", "replay", "trace", "trace info", "trace generate moe", "doctor"]
+)
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """--help describes the command in at most 80 columns."""
+    code, out, _ = run_cli(capsys, *command.split(), "--help")
+    assert code == 0
+    assert out.startswith("usage: fabricsim")
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_examples_of_the_help_are_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the help shows as examples can be parsed as it stands."""
+    from fabricsim.cli import EXAMPLES, build_parser
+
+    examples = re.findall(r"^  fabricsim (.+)$", EXAMPLES, re.MULTILINE)
+    assert len(examples) == 5
+    for example in examples:
+        assert build_parser().parse_args(example.split()).function
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is refused, each with one message and its exit code
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["run", "nvl27", "all_to_all", "--size", "1MiB"], "unknown fabric 'nvl27'.*nvl72"),
+        (["run", "nvl72", "all_to_al", "--size", "1MiB"], "all_to_al.*all_to_all"),
+        (["run", "nvl72", "all_to_all", "--size", "64Gb"], "64GB.*8GB"),
+        (["run", "nvl72", "all_to_all", "--size", "64"], "64"),
+        (["run", "nvl72", "all_to_all", "--size", "16B"], "round to zero"),
+        (["run", "nvl72", "all_to_all"], "--size 64MiB"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--factor", "2"], "--size 64MiB"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--ranks", "73"], "73 ranks do not fit on nvl72.*72"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--algorithm", "ring"], "ring"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--kernel", "c"], "the C kernel is not part"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--threads", "2"], "one thread"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--endpoint", "real"], "unknown endpoint"),
+        (["run", "cloudmatrix384-mesh", "all_to_all", "--size", "1MiB", "--routing", "spray"], "has no effect"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--packet", "jumbo"], "unknown packet format"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--placement", "/no/such/file"], "cannot read the placement"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--json", "/no/such/folder/x.json"], "there is no folder"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--json", "/"], "is a folder"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--seed", "9" * 30], "does not fit 64 bits"),
+        (["replay", "/no/such/trace.arrow", "--fabric", "nvl72"], "no such file"),
+        (["trace", "check", "/no/such/trace.arrow"], "no such file"),
+        (["trace", "import", "kineto", "/no/such/recording", "-o", "x.arrow"], "/no/such/recording"),
+        (["trace", "generate", "moe", "--ep", "3", "--tokens", "8", "-o", "x.arrow"], "3"),
+        (["fabrics", "--toml"], "name it"),
+        (["fabrics", "nvl72", "--toml", "--json", "-"], "leave --json out"),
+        (["doctor", "nvl27"], "nvl72"),
+    ],
+)
+def test_configuration_errors_end_with_2(
+    capsys: pytest.CaptureFixture[str], argv: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names, numbers, units and options that cannot be met."""
+    monkeypatch.chdir(tmp_path)
+    assert re.search(words, refused(capsys, 2, *argv))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [[], ["walk"], ["run"], ["run", "nvl72", "all_to_all", "--siez", "1MiB"], ["replay", "x.arrow"], ["trace"]],
+)
+def test_usage_errors_end_with_2(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    """What is no command at all gets the usage on standard error."""
+    code, out, err = run_cli(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: fabricsim")
+
+
+def test_unknown_key_in_a_fabric_ends_with_2(capsys: pytest.CaptureFixture[str], fabric: str, tmp_path: Path) -> None:
+    """File, key and the nearest known key are named."""
+    path = tmp_path / "wrong.toml"
+    path.write_text(
+        Path(fabric).read_text().replace("gpu-nvswitch.bandwidth", "gpu-nvswitch.bandwith"), encoding="utf-8"
+    )
+    message = refused(capsys, 2, "run", str(path), "all_to_all", "--size", "1MiB")
+    for words in (str(path), "bandwith", "bandwidth"):
+        assert words in message
+
+
+def changed_trace(changes: dict[str, Any]) -> pa.Table:
+    """The small trace with other columns."""
+    table = small_trace().table()
+    for name, values in changes.items():
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), pa.array(values))
+    return table
+
+
+def write_table(table: pa.Table, path: Path) -> str:
+    """Write a table as an Arrow file, unchecked."""
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    return str(path)
+
+
+BAD_TRACES: dict[str, tuple[pa.Table, str]] = {
+    "null size": (
+        changed_trace({"send_bytes": pa.array([4_096, None, 100, 100], pa.int64())}),
+        "send_bytes.*null|null.*send_bytes",
+    ),
+    "negative size": (changed_trace({"send_bytes": [4_096, -1, 100, 100]}), "send_bytes.*-1"),
+    "rank out of its group": (changed_trace({"rank": pa.array([0, 5, 0, 1], pa.int32())}), "rank"),
+    "short collective": (small_trace().table().slice(0, 3), "incomplete"),
+    "crossed orders": (changed_trace({"group_seq": [0, 1, 1, 0]}), "."),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_TRACES)
+@pytest.mark.parametrize("command", ["check", "replay"])
+def test_bad_traces_end_with_3(capsys: pytest.CaptureFixture[str], fault: str, command: str, tmp_path: Path) -> None:
+    """Found before the run, by the check and by the replay alike; the file is named."""
+    table, words = BAD_TRACES[fault]
+    path = write_table(table, tmp_path / "bad.arrow")
+    argv = ["trace", "check", path] if command == "check" else ["replay", path, "--fabric", "nvl72"]
+    message = refused(capsys, 3, *argv)
+    assert path in message
+    assert re.search(words, message)
+
+
+def test_splits_that_do_not_sum_end_with_3(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Row and column of the list are named."""
+    path = tmp_path / "moe.arrow"
+    small = ("--hidden", "128", "--experts", "4", "--top-k", "2")
+    assert run_cli(capsys, "trace", "generate", "moe", "--ep", "2", "--tokens", "4", *small, "-o", str(path))[0] == 0
+    table = Trace.open(path).table()
+    more = pc.add(table["send_bytes"], 1)
+    table = table.set_column(table.column_names.index("send_bytes"), table.schema.field("send_bytes"), more)
+    message = refused(capsys, 3, "replay", write_table(table, tmp_path / "bad.arrow"), "--fabric", "nvl72")
+    assert "send_bytes_per_peer" in message
+
+
+def test_a_truncated_file_ends_with_3(capsys: pytest.CaptureFixture[str], trace: str, tmp_path: Path) -> None:
+    """A file that lost its end is named as such."""
+    path = tmp_path / "cut.arrow"
+    path.write_bytes(Path(trace).read_bytes()[:-100])
+    assert str(path) in refused(capsys, 3, "replay", str(path), "--fabric", "nvl72")
+
+
+def test_a_stream_where_a_file_is_expected_ends_with_3(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The message says that it is a stream, and how to convert it."""
+    path = tmp_path / "stream.arrow"
+    table = small_trace().table()
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    assert "stream" in refused(capsys, 3, "replay", str(path), "--fabric", "nvl72")
+
+
+def test_recorded_mode_needs_recorded_times(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """--mode recorded on a trace without times is refused, not ignored."""
+    path = write_table(small_trace().table().drop_columns(["t_start_ns", "t_end_ns"]), tmp_path / "untimed.arrow")
+    assert "t_start_ns" in refused(capsys, 3, "replay", path, "--fabric", "nvl72", "--mode", "recorded")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (fs.ConfigError("c"), 2),
+        (fs.TraceError("t"), 3),
+        (fs.StallError("s"), 4),
+        (fs.SelfCheckError("f"), 5),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_each_failure_of_a_run_has_its_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    """What ends a run, a stall or Ctrl-C for instance, decides the exit code and leaves one line."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(run, "run_schedule", fail)
+    returned, out, err = run_cli(capsys, "run", "nvl72", "broadcast", "--size", "1KiB")
+    assert (returned, out) == (code, "")
+    assert err.startswith("fabricsim: ")
+    assert err.count("\n") == 1
+
+
+def test_sigterm_ends_with_143(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminated run ends with a sentence; afterwards the signal means what it did before."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(run, "run_schedule", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    returned, out, err = run_cli(capsys, "run", "nvl72", "broadcast", "--size", "1KiB")
+    assert (returned, out) == (143, "")
+    assert "terminated" in err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_is_done_is_shown_when_a_later_run_fails(
+    capsys: pytest.CaptureFixture[str], fabric: str, trace: str, tmp_path: Path
+) -> None:
+    """The first fabric's table is printed, the second's error decides the exit code, and no document is written."""
+    placement = tmp_path / "placement"
+    placement.write_text("70\n71\n")
+    target = tmp_path / "result.json"
+    code, out, err = run_cli(
+        *(capsys, "replay", trace, "--fabric", "nvl72", "--fabric", fabric, "--placement", str(placement)),
+        *("--json", str(target), *PYTHON_KERNEL),
+    )
+    assert code == 2
+    assert "nvl72 (72 terminals" in out
+    assert "there is no terminal 70 on tiny" in err
+    assert not target.exists()
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    """When the reader of standard output has gone, the program ends without a traceback, and not with 0."""
+    command = [sys.executable, "-m", "fabricsim", "fabrics"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+def test_colours_are_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No escape codes without a terminal; on one there are, unless NO_COLOR is set (https://no-color.org)."""
+    assert "\x1b" not in run_cli(capsys, "fabrics", "nvl72")[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[1m" in run_cli(capsys, "fabrics", "nvl72")[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in run_cli(capsys, "fabrics", "nvl72")[1]
