@@ -305,23 +305,26 @@ def route_rows(network: Network, nodes: Rows) -> tuple[Rows, Rows]:
     switches = network.num_switches
     if switches == 0:
         return rows("routes", 0), rows("candidates", 0)
-    first_output = nodes["first_output"][network.num_terminals :].astype(np.int64)
-    first, count = network.route_first.astype(np.int64), network.route_count.astype(np.int64)
-    width = int(count.max())
-    # outputs[s, d, k] is the k-th candidate, -1 beyond the last one.
-    k = np.arange(width)
-    place = np.minimum(first[:, :, None] + k, len(network.candidates) - 1)
-    outputs = network.candidates[place] - first_output[:, None, None]
-    outputs[k >= count[:, :, None]] = NONE
-    kinds, kind = np.unique(outputs.reshape(switches, -1), axis=0, return_inverse=True)
+    # Distinct candidate lists first: a switch has far fewer of them than destinations.
+    pair = (network.route_first.astype(np.int64) << 32) | network.route_count
+    _, where, pair = np.unique(pair.reshape(-1), return_index=True, return_inverse=True)
+    switch = where // network.num_terminals
+    first = network.route_first.reshape(-1)[where].astype(np.int64)
+    count = network.route_count.reshape(-1)[where]
+    k = np.arange(count.max())
+    place = np.minimum(first[:, None] + k, len(network.candidates) - 1)
+    first_output = nodes["first_output"][network.num_terminals :]
+    outputs = np.where(k < count[:, None], network.candidates[place] - first_output[switch, None], NONE)
+    lists, which = np.unique(outputs, axis=0, return_inverse=True)
+    by_switch = which.reshape(-1)[pair.reshape(switches, -1)]
+    kinds, kind = np.unique(by_switch, axis=0, return_inverse=True)
     nodes["route_row"][network.num_terminals :] = kind.reshape(-1) * network.num_terminals
 
-    choices, choice = np.unique(kinds.reshape(-1, width), axis=0, return_inverse=True)
-    length = np.count_nonzero(choices != NONE, axis=1)
-    routes = rows("routes", len(choice.reshape(-1)))
-    routes["first"] = (np.cumsum(length) - length)[choice.reshape(-1)]
-    routes["count"] = length[choice.reshape(-1)]
-    return routes, column("candidates", "output", choices[choices != NONE])
+    length = np.count_nonzero(lists != NONE, axis=1)
+    routes = rows("routes", kinds.size)
+    routes["first"] = (np.cumsum(length) - length)[kinds.reshape(-1)]
+    routes["count"] = length[kinds.reshape(-1)]
+    return routes, column("candidates", "output", lists[lists != NONE])
 
 
 # --- work ----------------------------------------------------------------------------------------------------------
