@@ -30,17 +30,23 @@ enum {
 
 /* clock: the run as a whole; one row */
 typedef struct {
-    int64_t window_start_ps; /* the window at hand is [window_start_ps, + 2**window_shift) */
+    int64_t epoch_start_ps; /* the epoch at hand is [epoch_start_ps, epoch_end_ps), whole windows */
+    int64_t epoch_end_ps; /* all planes have come so far when an epoch ends */
+    int64_t epoch_windows; /* windows in an epoch */
+    int64_t epoch_open; /* 1 between the first and the last plane of an epoch */
+    int64_t next_domain; /* first domain that has not ended this epoch */
+    int64_t next_node; /* first node of the domain not yet processed in its window, counted from its first */
+    int64_t window_start_ps; /* of the domain at hand: its window is [window_start_ps, + 2**window_shift) */
+    int64_t in_flight; /* of the domain at hand: arrivals and credits in inboxes */
     int64_t window_shift; /* log2 of the window length in ps; the length is at most the least latency */
     int64_t wheel_mask; /* windows in the wheel of inboxes, less one; a power of two less one */
-    int64_t next_node; /* first node not yet processed in this window */
-    int64_t num_nodes; /* terminals and switches */
-    int64_t num_terminals; /* nodes below this number are terminals */
+    int64_t num_nodes; /* of all domains */
+    int64_t num_terminals; /* the first nodes of each domain are its terminals */
+    int64_t num_domains; /* planes that run apart; 1 if all run as one */
     int64_t routing; /* a Routing */
     int64_t max_payload_bytes; /* payload of a full packet */
     int64_t message_overhead_ps; /* wait of a share in its slot */
     int64_t limit_ps; /* the run ends before this time */
-    int64_t in_flight; /* arrivals and credits in inboxes */
     int64_t tasks_left; /* tasks that have not ended */
     int64_t delivered_packets; /* packets ejected so far */
     int64_t delivered_messages; /* messages with packets that are complete */
@@ -56,14 +62,26 @@ typedef struct {
     int32_t free_timer; /* head of the list of free timers */
 } clock_row;
 
-/* nodes: terminals, then switches */
+/* domains: planes that run together. Planes influence each other only through messages that become ready, and those are injected a message overhead later: so each plane is a domain and runs alone, its state in the cache, for an epoch of at most that length. Without an overhead all planes are one domain */
+typedef struct {
+    int64_t window_start_ps; /* its next window, while it is not at hand */
+    int64_t in_flight; /* arrivals and credits in its inboxes, while it is not at hand */
+    int32_t first_node; /* its nodes are consecutive: terminals, then switches */
+    int32_t num_nodes;
+} domain_row;
+
+/* terminals: what a terminal is beside its channels */
+typedef struct {
+    int32_t first_timer; /* its timers, a list in time order */
+} terminal_row;
+
+/* nodes: a switch, or a terminal's part in a domain */
 typedef struct {
     int64_t wake_ps; /* earliest time at which the node has work that no inbox announces */
     int32_t first_output; /* switch: its first output channel */
     int32_t num_outputs; /* switch: its output channels, consecutive */
     int32_t first_injector; /* terminal: its first injector */
     int32_t num_injectors; /* terminal: its injectors, consecutive */
-    int32_t first_timer; /* terminal: its timers, a list in time order */
     int32_t route_row; /* switch: first of its routes, one per terminal; like switches share them */
     int32_t max_starts; /* most packets that its channels can start in one window */
 } node_row;
@@ -162,14 +180,16 @@ typedef struct {
     int32_t next; /* next packet of the queue, or of the free list */
 } packet_row;
 
-/* injectors: the server of one injection channel; numbered by terminal, bundle, plane */
+/* injectors: the server of one injection channel; numbered by domain, terminal, bundle */
 typedef struct {
-    int64_t joins; /* how often a share went to the back of the ring */
+    int64_t wait_end_ps; /* end of the first wait of its shares, NEVER without one */
     int32_t channel;
+    int32_t node;
     int32_t bundle;
     int32_t position; /* of its plane in the bundle */
-    int32_t free_slots; /* slots free since before the channel's last packet */
-    int32_t freed_slot; /* 1 if the last packet frees its slot at the channel's free_ps */
+    int32_t fresh_slots; /* slots that were never taken */
+    int32_t freed_first; /* shares that have left their slots, in the order of the time they did */
+    int32_t freed_last; /* the last of them */
     int32_t next_message; /* first ready message that has not taken a slot here */
     int32_t ring_first; /* shares in slots that no longer wait, in the order of service */
     int32_t ring_last; /* the back of the ring */
@@ -186,23 +206,28 @@ typedef struct {
 /* bundles: injectors over which messages are striped, and the ready messages in order */
 typedef struct {
     int64_t ready_ps; /* ready time of the last message of the list */
-    int32_t first_injector;
-    int32_t num_injectors; /* planes of the bundle */
+    int32_t first_member; /* its injectors: first row of members */
+    int32_t num_members; /* planes of the bundle */
     int32_t last_ready; /* last message of the list */
     int32_t anchor; /* last message of the list that became ready before ready_ps */
     int32_t instant_first; /* first message of the list that became ready at ready_ps */
 } bundle_row;
 
-/* shares: a message's part on one channel, while it holds a slot */
+/* members: injectors by bundle, in the order of the planes */
 typedef struct {
-    int64_t wait_end_ps; /* end of the message overhead */
+    int32_t injector;
+} member_row;
+
+/* shares: a slot, and the message's part on this channel that holds it */
+typedef struct {
+    int64_t until_ps; /* in use: end of the message overhead; afterwards: since when the slot is free */
     int64_t bytes_left; /* not yet injected */
-    int64_t joined; /* joins of its injector when it last went to the back of the ring */
+    int64_t joined; /* twice the time at which it went to the back of the ring, + 1 if it was served then */
     int64_t flow;
     int32_t message;
     int32_t destination;
     int32_t started; /* 1 after its first packet */
-    int32_t next; /* next share of the ring, or of the free list */
+    int32_t next; /* next share of the list that it is in */
 } share_row;
 
 /* timers: what happens at a terminal without a packet */
@@ -286,6 +311,8 @@ typedef struct {
 
 typedef struct {
     clock_row *clock;
+    domain_row *domains;
+    terminal_row *terminals;
     node_row *nodes;
     channel_row *channels;
     duration_row *durations;
@@ -300,6 +327,7 @@ typedef struct {
     injector_row *injectors;
     wake_row *wakes;
     bundle_row *bundles;
+    member_row *members;
     share_row *shares;
     timer_row *timers;
     message_row *messages;

@@ -12,14 +12,14 @@ Int64 = npt.NDArray[np.int64]
 
 
 def check(state: State) -> None:
-    """Raise SelfCheckError if a state between two windows contradicts itself.
+    """Raise SelfCheckError if a state between two epochs contradicts itself.
 
     Room: for every channel, its free room, the packets that hold room and the credits on their way back add up to the
     buffer. Packets: each is in one place, and those injected less those delivered are on the way.
     Lists: each free list and its length agree, and used and free rows are all rows.
     """
     clock = state.clock[0]
-    require(clock["next_node"] == 0, "the state stands between two nodes of a window")
+    require(clock["epoch_open"] == 0, "the state stands inside an epoch")
     arrivals, arrival_blocks = inbox_records(state, "arrival")
     credits_, credit_blocks = inbox_records(state, "credit")
     queued = queued_packets(state)
@@ -35,10 +35,10 @@ def check(state: State) -> None:
     require(bool((channels["room_bytes"] >= 0).all()), "a channel has negative room")
     require(bool((channels["credit_first"] == NONE).all()), "a credit of a past window was not taken")
 
-    require(clock["in_flight"] == len(arrivals) + len(credits_), "the count of records in inboxes is wrong")
-    start_ps = clock["window_start_ps"]
+    in_flight = state.domains["in_flight"].sum()
+    require(in_flight == len(arrivals) + len(credits_), "the count of records in inboxes is wrong")
     for records in (arrivals, credits_):
-        require(bool((records["time_ps"] >= start_ps).all()), "an inbox holds a record of the past")
+        require(bool((records["time_ps"] >= clock["epoch_end_ps"]).all()), "an inbox holds a record of the past")
     require_free(state.arrival_blocks, clock["free_arrival_block"], clock["num_free_arrival_blocks"], arrival_blocks)
     require_free(state.credit_blocks, clock["free_credit_block"], clock["num_free_credit_blocks"], credit_blocks)
     require_free(state.packets, clock["free_packet"], clock["num_free_packets"], len(queued))
@@ -64,7 +64,7 @@ def check(state: State) -> None:
     require(bool((tasks["end_ps"][ended] >= tasks["begin_ps"][ended]).all()), "a task ended before it began")
     require(bool((tasks["pending"][ended] == 0).all()), "a task ended with messages pending")
     for terminal in range(clock["num_terminals"]):
-        times = [state.timers["time_ps"][row] for row in walk(state.timers, state.nodes["first_timer"][terminal])]
+        times = [state.timers["time_ps"][row] for row in walk(state.timers, state.terminals["first_timer"][terminal])]
         require(times == sorted(times), f"the timers of terminal {terminal} are out of order")
 
 

@@ -133,7 +133,7 @@ class Simulation:
         clock = self.state.clock[0]
         num_tasks = len(self.schedule.tasks)
         return Progress(
-            simulated_ps=int(clock["window_start_ps"]),
+            simulated_ps=int(clock["epoch_start_ps"]),
             packet_hops=int(self.state.channels["packets"].sum()),
             tasks_ended=num_tasks - int(clock["tasks_left"]),
             num_tasks=num_tasks,

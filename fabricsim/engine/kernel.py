@@ -2,8 +2,12 @@
 
 Every influence crosses a channel and takes at least the least channel latency D. So in a window of at most D each
 node can process all that it will ever receive for that window without looking at another node, and what it
-emits lands in later windows. ``run`` takes window after window, in each node after node; their order cannot change
-the result.
+emits lands in later windows. Their order cannot change the result.
+
+Planes influence each other only through messages that become ready, and those wait a message overhead before their first
+packet. So ``run`` takes epoch after epoch of at most that length, in each epoch plane after plane (a *domain*), in each
+plane window after window, in each window node after node; what became ready is handled when all planes have ended
+the epoch. Without an overhead all planes are one domain, and terminals handle it in time order with everything else.
 
 Functions take the whole ``State``; they never allocate, never validate and never print. The source runs jitted and
 un-jitted (``backends.load`` executes the module once with each decorator). All numbers are non-negative
@@ -511,10 +515,10 @@ def add_timer(state: State, terminal: int, time_ps: int, kind: int, subject: int
     timers[fresh]["time_ps"] = time_ps
     timers[fresh]["kind"] = kind
     timers[fresh]["subject"] = subject
-    after = state.nodes[terminal]["first_timer"]
+    after = state.terminals[terminal]["first_timer"]
     if after == NONE or time_ps < timers[after]["time_ps"]:
         timers[fresh]["next"] = after
-        state.nodes[terminal]["first_timer"] = fresh
+        state.terminals[terminal]["first_timer"] = fresh
         return
     before = after
     after = timers[before]["next"]
@@ -580,13 +584,12 @@ def finish_part(state: State, task: int, now_ps: int) -> None:
 
 
 @jit
-def uses_injector(state: State, message: int, injector: int) -> bool:
-    """Tell whether a share of *message* goes over *injector*, one of its bundle."""
+def uses_plane(state: State, message: int, position: int) -> bool:
+    """Tell whether a share of *message* goes over the plane at *position* in its bundle."""
     row = state.messages[message]
-    planes = state.bundles[row["bundle"]]["num_injectors"]
-    distance = state.injectors[injector]["position"] - row["first_plane"]
+    distance = position - row["first_plane"]
     if distance < 0:
-        distance += planes
+        distance += state.bundles[row["bundle"]]["num_members"]
     return distance < row["num_shares"]
 
 
@@ -619,14 +622,15 @@ def queue_message(state: State, message: int, now_ps: int) -> None:
     if after == bundle["instant_first"]:
         bundle["instant_first"] = message
     row["next_ready"] = after
-    first = bundle["first_injector"]
-    for injector in range(first, first + bundle["num_injectors"]):
+    for position in range(bundle["num_members"]):
+        injector = state.members[bundle["first_member"] + position]["injector"]
         server = state.injectors[injector]
         if server["next_message"] == after:
             server["next_message"] = message
-        if uses_injector(state, message, injector):
-            free_ps = state.channels[server["channel"]]["free_ps"]
-            state.wakes[injector]["wake_ps"] = min(state.wakes[injector]["wake_ps"], max(now_ps, free_ps))
+        if uses_plane(state, message, position):
+            wake_ps = max(now_ps, state.channels[server["channel"]]["free_ps"])
+            state.wakes[injector]["wake_ps"] = min(state.wakes[injector]["wake_ps"], wake_ps)
+            state.nodes[server["node"]]["wake_ps"] = min(state.nodes[server["node"]]["wake_ps"], wake_ps)
 
 
 @jit
@@ -655,12 +659,12 @@ def release_message(state: State, message: int, now_ps: int) -> None:
 def handle_timer(state: State, terminal: int) -> None:
     """Do what the first timer of *terminal* says."""
     clock = state.clock[0]
-    index = state.nodes[terminal]["first_timer"]
+    index = state.terminals[terminal]["first_timer"]
     timer = state.timers[index]
     now_ps = timer["time_ps"]
     subject = timer["subject"]
     kind = timer["kind"]
-    state.nodes[terminal]["first_timer"] = timer["next"]
+    state.terminals[terminal]["first_timer"] = timer["next"]
     timer["next"] = clock["free_timer"]
     clock["free_timer"] = index
     if kind == TASK_STARTS:
@@ -686,48 +690,48 @@ def handle_timer(state: State, terminal: int) -> None:
 
 
 @jit
-def fill_slots(state: State, injector: int, free_ps: int) -> None:
+def fill_slots(state: State, injector: int) -> None:
     """Let ready shares take the free slots.
 
     The injector is looked at only when its channel is free, so slots may have been free, and shares ready, for some
-    time: each share takes its slot at the later of both. Only the slot of the last packet became free at *free_ps*.
+    time: each share takes the slot that has been free longest, at the later of both times.
     """
     clock = state.clock[0]
     row = state.injectors[injector]
-    while row["free_slots"] + row["freed_slot"] > 0:
+    shares = state.shares
+    while row["fresh_slots"] > 0 or row["freed_first"] != NONE:
         message_index = row["next_message"]
-        while message_index != NONE and not uses_injector(state, message_index, injector):
+        while message_index != NONE and not uses_plane(state, message_index, row["position"]):
             message_index = state.messages[message_index]["next_ready"]
         row["next_message"] = message_index
         if message_index == NONE:
-            break
+            return
         message = state.messages[message_index]
         row["next_message"] = message["next_ready"]
         taken_ps = message["ready_ps"]
-        if row["free_slots"] > 0:
-            row["free_slots"] -= 1
+        if row["fresh_slots"] > 0:
+            row["fresh_slots"] -= 1
+            index = clock["free_share"]
+            clock["free_share"] = shares[index]["next"]
         else:
-            row["freed_slot"] = 0
-            taken_ps = max(taken_ps, free_ps)
-        index = clock["free_share"]
-        share = state.shares[index]
-        clock["free_share"] = share["next"]
-        share["wait_end_ps"] = taken_ps + clock["message_overhead_ps"]
+            index = row["freed_first"]
+            row["freed_first"] = shares[index]["next"]
+            taken_ps = max(taken_ps, shares[index]["until_ps"])
+        share = shares[index]
+        share["until_ps"] = taken_ps + clock["message_overhead_ps"]
         share["bytes_left"] = message["share_bytes"]
         share["message"] = message_index
         share["destination"] = message["destination"]
         share["flow"] = message["flow"]
         share["started"] = 0
-        share["joined"] = row["joins"]
-        row["joins"] += 1
+        share["joined"] = 2 * taken_ps
         share["next"] = NONE
         if row["waiting_first"] == NONE:
             row["waiting_first"] = index
+            row["wait_end_ps"] = share["until_ps"]
         else:
-            state.shares[row["waiting_last"]]["next"] = index
+            shares[row["waiting_last"]]["next"] = index
         row["waiting_last"] = index
-    row["free_slots"] += row["freed_slot"]
-    row["freed_slot"] = 0
 
 
 @jit
@@ -739,13 +743,16 @@ def end_waits(state: State, injector: int, now_ps: int) -> None:
     """
     row = state.injectors[injector]
     shares = state.shares
-    index = row["waiting_first"]
-    while index != NONE and shares[index]["wait_end_ps"] <= now_ps:
+    while row["wait_end_ps"] <= now_ps:
+        index = row["waiting_first"]
         share = shares[index]
         row["waiting_first"] = share["next"]
+        row["wait_end_ps"] = NEVER
+        if share["next"] != NONE:
+            row["wait_end_ps"] = shares[share["next"]]["until_ps"]
         before = NONE
         after = row["ring_first"]
-        while after != NONE and shares[after]["joined"] < share["joined"]:
+        while after != NONE and shares[after]["joined"] <= share["joined"]:
             before = after
             after = shares[after]["next"]
         share["next"] = after
@@ -755,7 +762,6 @@ def end_waits(state: State, injector: int, now_ps: int) -> None:
             shares[before]["next"] = index
         if after == NONE:
             row["ring_last"] = index
-        index = row["waiting_first"]
 
 
 @jit
@@ -772,7 +778,7 @@ def inject_packet(state: State, injector: int, index: int, now_ps: int) -> bool:
         could_ps = NEVER
         other = row["ring_first"]
         while other != NONE:
-            could_ps = min(could_ps, state.shares[other]["wait_end_ps"])
+            could_ps = min(could_ps, state.shares[other]["until_ps"])
             other = state.shares[other]["next"]
         stall_ps = now_ps - max(could_ps, state.channels[channel]["free_ps"])
     message_index = share["message"]
@@ -800,7 +806,7 @@ def serve_injector(state: State, injector: int, now_ps: int) -> None:
     row = state.injectors[injector]
     shares = state.shares
     channel = state.channels[row["channel"]]
-    fill_slots(state, injector, channel["free_ps"])
+    fill_slots(state, injector)
     end_waits(state, injector, now_ps)
     take_credits(state, row["channel"], now_ps)
     before = NONE
@@ -815,9 +821,7 @@ def serve_injector(state: State, injector: int, now_ps: int) -> None:
         before = index
         index = after
     if index == NONE:
-        wake_ps = NEVER
-        if row["waiting_first"] != NONE:
-            wake_ps = shares[row["waiting_first"]]["wait_end_ps"]
+        wake_ps = row["wait_end_ps"]
         if row["blocked"] == 1 and channel["credit_first"] != NONE:
             wake_ps = min(wake_ps, state.credits[channel["credit_first"]]["time_ps"])
         state.wakes[injector]["wake_ps"] = wake_ps
@@ -825,8 +829,7 @@ def serve_injector(state: State, injector: int, now_ps: int) -> None:
 
     last_packet = inject_packet(state, injector, index, now_ps)
     share = shares[index]
-    share["joined"] = row["joins"]
-    row["joins"] += 1
+    share["joined"] = 2 * now_ps + 1
     after = share["next"]
     if last_packet or after != NONE:
         # Take the share out of the ring.
@@ -837,9 +840,13 @@ def serve_injector(state: State, injector: int, now_ps: int) -> None:
         if after == NONE:
             row["ring_last"] = before
         if last_packet:
-            share["next"] = clock["free_share"]
-            clock["free_share"] = index
-            row["freed_slot"] = 1
+            share["until_ps"] = channel["free_ps"]
+            share["next"] = NONE
+            if row["freed_first"] == NONE:
+                row["freed_first"] = index
+            else:
+                shares[row["freed_last"]]["next"] = index
+            row["freed_last"] = index
         else:
             shares[row["ring_last"]]["next"] = index
             share["next"] = NONE
@@ -851,12 +858,13 @@ def serve_injector(state: State, injector: int, now_ps: int) -> None:
 
 
 @jit
-def process_terminal(state: State, terminal: int, inbox_index: int, window_end_ps: int) -> int:
-    """Process all that happens at a terminal in this window, in time order.
+def process_terminal(state: State, node: int, terminal: int, inbox_index: int, window_end_ps: int) -> int:
+    """Process all that happens at a terminal's part of a domain in this window, in time order.
 
-    Returns how often an injector was served.
+    Returns how often an injector was served. With one domain completions are handled here too; with several they wait
+    for the end of the epoch, before which they cannot let a packet start.
     """
-    row = state.nodes[terminal]
+    row = state.nodes[node]
     wakes = state.wakes
     inbox = state.inboxes[inbox_index]
     gather_credits(state, inbox_index)
@@ -874,10 +882,11 @@ def process_terminal(state: State, terminal: int, inbox_index: int, window_end_p
     served = 0
     first_injector = row["first_injector"]
     end_injector = first_injector + row["num_injectors"]
+    alone = state.clock[0]["num_domains"] == 1
     while True:
         timer_ps = NEVER
-        if row["first_timer"] != NONE:
-            timer_ps = state.timers[row["first_timer"]]["time_ps"]
+        if alone and state.terminals[terminal]["first_timer"] != NONE:
+            timer_ps = state.timers[state.terminals[terminal]["first_timer"]]["time_ps"]
         wake_ps = NEVER
         injector = NONE
         for index in range(first_injector, end_injector):
@@ -904,52 +913,131 @@ def process_terminal(state: State, terminal: int, inbox_index: int, window_end_p
 
 
 @jit
-def run(state: State, max_events: int) -> int:
-    """Process windows until about *max_events* arrivals and injections are done; return a Code.
+def earliest_wake(state: State, domain: int) -> int:
+    """Return when the first node of a domain has work that no inbox announces."""
+    first = state.domains[domain]["first_node"]
+    wake_ps = NEVER
+    for node in range(first, first + state.domains[domain]["num_nodes"]):
+        wake_ps = min(wake_ps, state.nodes[node]["wake_ps"])
+    return wake_ps
 
-    A slice ends between two windows. The codes that ask for table space can come between two nodes of a window, before
-    anything of the next node has changed; call again after growing.
+
+@jit
+def open_epoch(state: State) -> bool:
+    """Set the epoch to the earliest thing that can happen; return False if nothing can."""
+    clock = state.clock[0]
+    start_ps = NEVER
+    for domain in range(clock["num_domains"]):
+        if state.domains[domain]["in_flight"] > 0:
+            start_ps = clock["epoch_end_ps"]
+            break
+    if start_ps == NEVER:
+        for domain in range(clock["num_domains"]):
+            start_ps = min(start_ps, earliest_wake(state, domain))
+        for terminal in range(clock["num_terminals"]):
+            first_timer = state.terminals[terminal]["first_timer"]
+            if first_timer != NONE:
+                start_ps = min(start_ps, state.timers[first_timer]["time_ps"])
+        if start_ps == NEVER:
+            return False
+    # A message that became ready in the last epoch can ask for a look back; nothing starts before that epoch's end.
+    start_ps = max(start_ps, clock["epoch_end_ps"])
+    clock["epoch_start_ps"] = (start_ps >> clock["window_shift"]) << clock["window_shift"]
+    clock["epoch_end_ps"] = clock["epoch_start_ps"] + (clock["epoch_windows"] << clock["window_shift"])
+    clock["next_domain"] = 0
+    clock["epoch_open"] = 1
+    return True
+
+
+@jit
+def run_domain(state: State, domain: int) -> int:
+    """Take the windows of a domain until the end of the epoch.
+
+    Returns the number of arrivals and injections, or less than zero a code that asks for table space: before
+    anything of the next node has changed.
     """
     clock = state.clock[0]
     nodes = state.nodes
-    num_nodes = clock["num_nodes"]
+    row = state.domains[domain]
+    first_node = row["first_node"]
+    num_nodes = row["num_nodes"]
     num_terminals = clock["num_terminals"]
     length_ps = 1 << clock["window_shift"]
     events = 0
-    while True:
-        if clock["next_node"] == 0:
-            if clock["in_flight"] == 0:
-                wake_ps = NEVER
-                for node in range(num_nodes):
-                    wake_ps = min(wake_ps, nodes[node]["wake_ps"])
-                if wake_ps == NEVER:
-                    if clock["tasks_left"] == 0:
-                        return DONE
-                    return STALLED
-                clock["window_start_ps"] = (wake_ps >> clock["window_shift"]) << clock["window_shift"]
-            if clock["window_start_ps"] >= clock["limit_ps"]:
-                return TIME_LIMIT
-            if events >= max_events:
-                return SLICE
+    clock["in_flight"] = row["in_flight"]
+    clock["window_start_ps"] = max(row["window_start_ps"], clock["epoch_start_ps"])
+    while clock["window_start_ps"] < clock["epoch_end_ps"]:
+        if clock["next_node"] == 0 and clock["in_flight"] == 0:
+            wake_ps = max(earliest_wake(state, domain), clock["window_start_ps"])
+            clock["window_start_ps"] = min(
+                clock["epoch_end_ps"], (wake_ps >> clock["window_shift"]) << clock["window_shift"]
+            )
+            if clock["window_start_ps"] == clock["epoch_end_ps"]:
+                break
         window_end_ps = clock["window_start_ps"] + length_ps
-        first_inbox = ((clock["window_start_ps"] >> clock["window_shift"]) & clock["wheel_mask"]) * num_nodes
-        for node in range(clock["next_node"], num_nodes):
-            inbox = state.inboxes[first_inbox + node]
+        window = (clock["window_start_ps"] >> clock["window_shift"]) & clock["wheel_mask"]
+        first_inbox = window * clock["num_nodes"] + first_node
+        for place in range(clock["next_node"], num_nodes):
+            node = first_node + place
+            inbox_index = first_inbox + place
+            inbox = state.inboxes[inbox_index]
             arrivals = inbox["num_arrivals"]
             if arrivals == 0 and inbox["num_credits"] == 0 and nodes[node]["wake_ps"] >= window_end_ps:
                 continue
             # Each start announces an arrival; each ejection, and each start at a switch, returns a credit.
-            clock["next_node"] = node
+            code = SLICE
             if clock["num_free_arrival_blocks"] < nodes[node]["max_starts"]:
-                return ARRIVALS_FULL
-            if clock["num_free_credit_blocks"] < nodes[node]["max_starts"] + arrivals:
-                return CREDITS_FULL
-            if clock["num_free_packets"] < arrivals:
-                return PACKETS_FULL
-            if node < num_terminals:
-                events += process_terminal(state, node, first_inbox + node, window_end_ps)
+                code = ARRIVALS_FULL
+            elif clock["num_free_credit_blocks"] < nodes[node]["max_starts"] + arrivals:
+                code = CREDITS_FULL
+            elif clock["num_free_packets"] < arrivals:
+                code = PACKETS_FULL
+            if code != SLICE:
+                clock["next_node"] = place
+                row["window_start_ps"] = clock["window_start_ps"]
+                row["in_flight"] = clock["in_flight"]
+                return -code
+            if place < num_terminals:
+                events += process_terminal(state, node, place, inbox_index, window_end_ps)
             else:
-                process_switch(state, node, first_inbox + node, window_end_ps)
+                process_switch(state, node, inbox_index, window_end_ps)
             events += arrivals
         clock["next_node"] = 0
         clock["window_start_ps"] = window_end_ps
+    row["window_start_ps"] = clock["window_start_ps"]
+    row["in_flight"] = clock["in_flight"]
+    return events
+
+
+@jit
+def run(state: State, max_events: int) -> int:
+    """Process epochs until about *max_events* arrivals and injections are done; return a Code.
+
+    A slice ends between two epochs. The codes that ask for table space can come between two nodes of a window, before
+    anything of the next node has changed; call again after growing.
+    """
+    clock = state.clock[0]
+    events = 0
+    while True:
+        if clock["epoch_open"] == 0:
+            if events >= max_events:
+                return SLICE
+            if not open_epoch(state):
+                if clock["tasks_left"] == 0:
+                    return DONE
+                return STALLED
+        if clock["epoch_start_ps"] >= clock["limit_ps"]:
+            return TIME_LIMIT
+        while clock["next_domain"] < clock["num_domains"]:
+            done = run_domain(state, clock["next_domain"])
+            if done < 0:
+                return -done
+            events += done
+            clock["next_domain"] += 1
+        if clock["num_domains"] > 1:
+            for terminal in range(clock["num_terminals"]):
+                first_timer = state.terminals[terminal]["first_timer"]
+                while first_timer != NONE and state.timers[first_timer]["time_ps"] < clock["epoch_end_ps"]:
+                    handle_timer(state, terminal)
+                    first_timer = state.terminals[terminal]["first_timer"]
+        clock["epoch_open"] = 0

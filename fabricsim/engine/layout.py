@@ -83,17 +83,25 @@ TABLES = (
         "clock_row",
         "the run as a whole; one row",
         (
-            Field("window_start_ps", "i8", "the window at hand is [window_start_ps, + 2**window_shift)"),
+            Field("epoch_start_ps", "i8", "the epoch at hand is [epoch_start_ps, epoch_end_ps), whole windows"),
+            Field("epoch_end_ps", "i8", "all planes have come so far when an epoch ends"),
+            Field("epoch_windows", "i8", "windows in an epoch"),
+            Field("epoch_open", "i8", "1 between the first and the last plane of an epoch"),
+            Field("next_domain", "i8", "first domain that has not ended this epoch"),
+            Field(
+                "next_node", "i8", "first node of the domain not yet processed in its window, counted from its first"
+            ),
+            Field("window_start_ps", "i8", "of the domain at hand: its window is [window_start_ps, + 2**window_shift)"),
+            Field("in_flight", "i8", "of the domain at hand: arrivals and credits in inboxes"),
             Field("window_shift", "i8", "log2 of the window length in ps; the length is at most the least latency"),
             Field("wheel_mask", "i8", "windows in the wheel of inboxes, less one; a power of two less one"),
-            Field("next_node", "i8", "first node not yet processed in this window"),
-            Field("num_nodes", "i8", "terminals and switches"),
-            Field("num_terminals", "i8", "nodes below this number are terminals"),
+            Field("num_nodes", "i8", "of all domains"),
+            Field("num_terminals", "i8", "the first nodes of each domain are its terminals"),
+            Field("num_domains", "i8", "planes that run apart; 1 if all run as one"),
             Field("routing", "i8", "a Routing"),
             Field("max_payload_bytes", "i8", "payload of a full packet"),
             Field("message_overhead_ps", "i8", "wait of a share in its slot"),
             Field("limit_ps", "i8", "the run ends before this time"),
-            Field("in_flight", "i8", "arrivals and credits in inboxes"),
             Field("tasks_left", "i8", "tasks that have not ended"),
             Field("delivered_packets", "i8", "packets ejected so far"),
             Field("delivered_messages", "i8", "messages with packets that are complete"),
@@ -110,16 +118,34 @@ TABLES = (
         ),
     ),
     Table(
+        "domains",
+        "domain_row",
+        "planes that run together. Planes influence each other only through messages that become ready, and those are "
+        "injected a message overhead later: so each plane is a domain and runs alone, its state in the cache, for an "
+        "epoch of at most that length. Without an overhead all planes are one domain",
+        (
+            Field("window_start_ps", "i8", "its next window, while it is not at hand"),
+            Field("in_flight", "i8", "arrivals and credits in its inboxes, while it is not at hand"),
+            Field("first_node", "i4", "its nodes are consecutive: terminals, then switches"),
+            Field("num_nodes", "i4", ""),
+        ),
+    ),
+    Table(
+        "terminals",
+        "terminal_row",
+        "what a terminal is beside its channels",
+        (Field("first_timer", "i4", "its timers, a list in time order"),),
+    ),
+    Table(
         "nodes",
         "node_row",
-        "terminals, then switches",
+        "a switch, or a terminal's part in a domain",
         (
             Field("wake_ps", "i8", "earliest time at which the node has work that no inbox announces"),
             Field("first_output", "i4", "switch: its first output channel"),
             Field("num_outputs", "i4", "switch: its output channels, consecutive"),
             Field("first_injector", "i4", "terminal: its first injector"),
             Field("num_injectors", "i4", "terminal: its injectors, consecutive"),
-            Field("first_timer", "i4", "terminal: its timers, a list in time order"),
             Field("route_row", "i4", "switch: first of its routes, one per terminal; like switches share them"),
             Field("max_starts", "i4", "most packets that its channels can start in one window"),
         ),
@@ -231,14 +257,16 @@ TABLES = (
     Table(
         "injectors",
         "injector_row",
-        "the server of one injection channel; numbered by terminal, bundle, plane",
+        "the server of one injection channel; numbered by domain, terminal, bundle",
         (
-            Field("joins", "i8", "how often a share went to the back of the ring"),
+            Field("wait_end_ps", "i8", "end of the first wait of its shares, NEVER without one"),
             Field("channel", "i4", ""),
+            Field("node", "i4", ""),
             Field("bundle", "i4", ""),
             Field("position", "i4", "of its plane in the bundle"),
-            Field("free_slots", "i4", "slots free since before the channel's last packet"),
-            Field("freed_slot", "i4", "1 if the last packet frees its slot at the channel's free_ps"),
+            Field("fresh_slots", "i4", "slots that were never taken"),
+            Field("freed_first", "i4", "shares that have left their slots, in the order of the time they did"),
+            Field("freed_last", "i4", "the last of them"),
             Field("next_message", "i4", "first ready message that has not taken a slot here"),
             Field("ring_first", "i4", "shares in slots that no longer wait, in the order of service"),
             Field("ring_last", "i4", "the back of the ring"),
@@ -259,26 +287,27 @@ TABLES = (
         "injectors over which messages are striped, and the ready messages in order",
         (
             Field("ready_ps", "i8", "ready time of the last message of the list"),
-            Field("first_injector", "i4", ""),
-            Field("num_injectors", "i4", "planes of the bundle"),
+            Field("first_member", "i4", "its injectors: first row of members"),
+            Field("num_members", "i4", "planes of the bundle"),
             Field("last_ready", "i4", "last message of the list"),
             Field("anchor", "i4", "last message of the list that became ready before ready_ps"),
             Field("instant_first", "i4", "first message of the list that became ready at ready_ps"),
         ),
     ),
+    Table("members", "member_row", "injectors by bundle, in the order of the planes", (Field("injector", "i4", ""),)),
     Table(
         "shares",
         "share_row",
-        "a message's part on one channel, while it holds a slot",
+        "a slot, and the message's part on this channel that holds it",
         (
-            Field("wait_end_ps", "i8", "end of the message overhead"),
+            Field("until_ps", "i8", "in use: end of the message overhead; afterwards: since when the slot is free"),
             Field("bytes_left", "i8", "not yet injected"),
-            Field("joined", "i8", "joins of its injector when it last went to the back of the ring"),
+            Field("joined", "i8", "twice the time at which it went to the back of the ring, + 1 if it was served then"),
             Field("flow", "i8", ""),
             Field("message", "i4", ""),
             Field("destination", "i4", ""),
             Field("started", "i4", "1 after its first packet"),
-            Field("next", "i4", "next share of the ring, or of the free list"),
+            Field("next", "i4", "next share of the list that it is in"),
         ),
     ),
     Table(
@@ -362,6 +391,8 @@ class State(NamedTuple):
     """All tables of a run, in the order of ``TABLES``; one NumPy structured array each."""
 
     clock: Rows
+    domains: Rows
+    terminals: Rows
     nodes: Rows
     channels: Rows
     durations: Rows
@@ -376,6 +407,7 @@ class State(NamedTuple):
     injectors: Rows
     wakes: Rows
     bundles: Rows
+    members: Rows
     shares: Rows
     timers: Rows
     messages: Rows

@@ -12,7 +12,7 @@ from fabricsim.workloads.schedule import Schedule
 def describe_stall(state: State, network: Network, schedule: Schedule) -> str:
     """Name the first blocked message, its channel and the missing credit; without one, the first waiting task."""
     left = int(state.clock["tasks_left"][0])
-    time_us = int(state.clock["window_start_ps"][0]) / 1e6
+    time_us = int(state.clock["epoch_start_ps"][0]) / 1e6
     head = f"stalled at {time_us:.3f} us: {left} of {len(schedule.tasks)} tasks cannot end. "
     blocked = first_blocked(state)
     if blocked is not None:

@@ -16,6 +16,9 @@ Int64 = npt.NDArray[np.int64]
 #: A run ends with an error before this time (about 27 days), far from where int64 picoseconds would wrap.
 LIMIT_PS = 1 << 61
 
+#: An epoch is at most so many windows, so that a slice stays short.
+MAX_EPOCH_WINDOWS = 16
+
 #: Windows longer than this (4 us) gain nothing, and sort keys keep their time in 63 - 31 bits.
 MAX_WINDOW_SHIFT = 22
 
@@ -32,14 +35,17 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     """
     messages, shortest = message_rows(network, schedule, terminal_of_rank, seed)
     durations = Durations(network)
-    channels, injectors, bundles = channel_rows(network, durations, seed)
+    shift = min(MAX_WINDOW_SHIFT, int(network.channels.latency_ps.min()).bit_length() - 1)
+    numbering = Numbering(network, shift)
+    channels, injectors, bundles, members = channel_rows(network, numbering, durations, seed)
     tasks, sends, successors, timers = task_rows(network, schedule, messages, terminal_of_rank)
     followers = follower_rows(schedule, messages)
 
     clock = rows("clock", 1)
-    shift = min(MAX_WINDOW_SHIFT, int(network.channels.latency_ps.min()).bit_length() - 1)
     clock["window_shift"] = shift
-    clock["num_nodes"] = network.num_nodes
+    clock["epoch_windows"] = numbering.epoch_windows
+    clock["num_nodes"] = numbering.num_nodes
+    clock["num_domains"] = len(numbering.domains)
     clock["num_terminals"] = network.num_terminals
     clock["routing"] = Routing[network.routing.upper()]
     clock["max_payload_bytes"] = network.packet.max_payload_bytes
@@ -49,14 +55,14 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
 
     wheel = wheel_length(network, durations, shift)
     clock["wheel_mask"] = wheel - 1
-    inboxes = rows("inboxes", wheel * network.num_nodes)
+    inboxes = rows("inboxes", wheel * numbering.num_nodes)
 
-    nodes = node_rows(network, channels, injectors, durations, shortest, shift)
-    routes, candidates = route_rows(network, nodes)
-    first_timer, wake_ps, free_timer = chain_timers(network, timers, tasks)
-    nodes["first_timer"][: network.num_terminals] = first_timer
-    nodes["wake_ps"][: network.num_terminals] = wake_ps
-    clock["free_timer"] = free_timer
+    nodes = node_rows(network, numbering, channels, injectors, durations, shortest, shift)
+    routes, candidates = route_rows(network, numbering, nodes)
+    terminals = rows("terminals", network.num_terminals)
+    terminals["first_timer"], wake_ps, clock["free_timer"] = chain_timers(network, timers, tasks)
+    if len(numbering.domains) == 1:
+        nodes["wake_ps"][: network.num_terminals] = wake_ps
 
     num_shares = min(int(messages["num_shares"].sum()), network.endpoint.slots * len(injectors))
     shares = rows("shares", num_shares)
@@ -65,10 +71,12 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     wakes["wake_ps"] = NEVER
 
     # Every node can finish its first window; the driver doubles what turns out too small.
-    scratch = most_arrivals(network, channels, durations, shortest, shift)
-    arrivals_bound = int(nodes["max_starts"].max()) + network.num_nodes
+    scratch = most_arrivals(numbering, channels, durations, shortest, shift)
+    arrivals_bound = int(nodes["max_starts"].max()) + numbering.num_nodes
     state = State(
         clock=clock,
+        domains=numbering.domains,
+        terminals=terminals,
         nodes=nodes,
         channels=channels,
         durations=durations.table(),
@@ -83,6 +91,7 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
         injectors=injectors,
         wakes=wakes,
         bundles=bundles,
+        members=members,
         shares=shares,
         timers=timers,
         messages=messages,
@@ -205,64 +214,114 @@ class Durations:
         return column("durations", "value", np.concatenate(self._rows))
 
 
-def channel_rows(network: Network, durations: Durations, seed: int) -> tuple[Rows, Rows, Rows]:
-    """Return the tables of channels, injectors and bundles."""
+class Numbering:
+    """How nodes are numbered: domain by domain, in each one first all terminals, then its switches.
+
+    A plane is a domain of its own where the message overhead lasts at least a window (see the table ``domains``).
+    """
+
+    def __init__(self, network: Network, shift: int) -> None:
+        channels, terminals = network.channels, network.num_terminals
+        overhead_windows = network.endpoint.message_overhead_ps >> shift
+        apart = network.num_planes > 1 and overhead_windows > 0
+        self.epoch_windows = min(overhead_windows, MAX_EPOCH_WINDOWS) if apart else MAX_EPOCH_WINDOWS
+        domain = channels.plane if apart else np.zeros_like(channels.plane)
+        switch_domain = np.zeros(network.num_switches, np.int32)
+        leaves_switch = channels.source_node >= terminals
+        switch_domain[channels.source_node[leaves_switch] - terminals] = domain[leaves_switch]
+
+        first_switch, num_switches = ranges(np.sort(switch_domain), network.num_planes if apart else 1)
+        self.domains = rows("domains", len(num_switches))
+        self.domains["num_nodes"] = terminals + num_switches
+        self.domains["first_node"] = np.cumsum(self.domains["num_nodes"]) - self.domains["num_nodes"]
+        self.num_nodes = int(self.domains["num_nodes"].sum())
+        order = np.argsort(switch_domain, kind="stable")
+        place = np.empty(network.num_switches, np.int64)
+        place[order] = np.arange(network.num_switches) - first_switch[switch_domain[order]]
+        self.switch_node = self.domains["first_node"][switch_domain] + terminals + place
+        self.source_node = self._renumber(channels.source_node, domain, terminals)
+        self.target_node = self._renumber(channels.target_node, domain, terminals)
+
+    def _renumber(self, node: Int32, domain: Int32, terminals: int) -> Int64:
+        at_switch = node >= terminals
+        renumbered = self.domains["first_node"][domain] + node.astype(np.int64)
+        renumbered[at_switch] = self.switch_node[node[at_switch] - terminals]
+        return renumbered
+
+
+def channel_rows(
+    network: Network, numbering: Numbering, durations: Durations, seed: int
+) -> tuple[Rows, Rows, Rows, Rows]:
+    """Return the tables of channels, injectors, bundles and members."""
     source = network.channels
     channels = rows("channels", len(source))
     channels["room_bytes"] = channels["buffer_bytes"] = source.buffer_bytes
     channels["latency_ps"] = source.latency_ps
     channels["spray_counter"] = network.spray_start
     channels["tie_key"] = hash_words(seed, TIE, source.place.astype(np.int64))
-    for name in ("source_node", "target_node", "place"):
-        channels[name] = getattr(source, name)
+    channels["source_node"], channels["target_node"] = numbering.source_node, numbering.target_node
+    channels["place"] = source.place
     for name in ("serialization_row", "injection_row", "ejection_row"):
         channels[name] = getattr(durations, name)
     for name in ("injector", "queue_first", "queue_last", "credit_first", "credit_last"):
         channels[name] = NONE
 
-    # Bundles are numbered terminal by terminal, so the injectors of a terminal are consecutive.
     num_bundles = len(network.bundle_first) - 1
-    injectors = rows("injectors", len(network.bundle_channels))
     size = np.diff(network.bundle_first)
-    injectors["channel"] = network.bundle_channels
-    injectors["bundle"] = np.repeat(np.arange(num_bundles), size)
-    injectors["position"] = np.arange(len(injectors)) - np.repeat(network.bundle_first[:-1], size)
-    injectors["free_slots"] = network.endpoint.slots
-    for name in ("next_message", "ring_first", "ring_last", "waiting_first", "waiting_last"):
+    bundle = np.repeat(np.arange(num_bundles), size)
+    node = channels["source_node"][network.bundle_channels]
+    order = np.lexsort((bundle, node))
+    injectors = rows("injectors", len(order))
+    injectors["channel"] = network.bundle_channels[order]
+    injectors["node"] = node[order]
+    injectors["bundle"] = bundle[order]
+    injectors["position"] = order - network.bundle_first[bundle[order]]
+    injectors["fresh_slots"] = network.endpoint.slots
+    injectors["wait_end_ps"] = NEVER
+    for name in (
+        "next_message",
+        "ring_first",
+        "ring_last",
+        "waiting_first",
+        "waiting_last",
+        "freed_first",
+        "freed_last",
+    ):
         injectors[name] = NONE
-    channels["injector"][network.bundle_channels] = np.arange(len(injectors))
+    channels["injector"][injectors["channel"]] = np.arange(len(order))
 
     bundles = rows("bundles", num_bundles)
     bundles["ready_ps"] = NONE
-    bundles["first_injector"] = network.bundle_first[:-1]
-    bundles["num_injectors"] = size
+    bundles["first_member"] = network.bundle_first[:-1]
+    bundles["num_members"] = size
     for name in ("last_ready", "anchor", "instant_first"):
         bundles[name] = NONE
-    return channels, injectors, bundles
+    return channels, injectors, bundles, column("members", "injector", channels["injector"][network.bundle_channels])
 
 
 def node_rows(
-    network: Network, channels: Rows, injectors: Rows, durations: Durations, shortest: int, shift: int
+    network: Network,
+    numbering: Numbering,
+    channels: Rows,
+    injectors: Rows,
+    durations: Durations,
+    shortest: int,
+    shift: int,
 ) -> Rows:
     """Return the table of nodes."""
-    nodes = rows("nodes", network.num_nodes)
+    count = numbering.num_nodes
+    nodes = rows("nodes", count)
     nodes["wake_ps"] = NEVER
-    nodes["first_timer"] = NONE
-    terminals = network.num_terminals
     source = channels["source_node"]
-
-    first = np.full(network.num_nodes, len(channels))
+    first = np.full(count, len(channels))
     np.minimum.at(first, source, np.arange(len(channels)))
-    size = np.bincount(source, minlength=network.num_nodes)
-    nodes["first_output"][terminals:] = np.where(size > 0, first, 0)[terminals:]
-    nodes["num_outputs"][terminals:] = size[terminals:]
-
-    owner = source[injectors["channel"]]
-    nodes["first_injector"][:terminals], nodes["num_injectors"][:terminals] = ranges(owner, terminals)
-
+    switch = numbering.switch_node
+    nodes["first_output"][switch] = first[switch]
+    nodes["num_outputs"][switch] = np.bincount(source, minlength=count)[switch]
+    nodes["first_injector"], nodes["num_injectors"] = ranges(injectors["node"], count)
     # At a terminal the injection time separates starts, at a switch the serialization; it is the shorter one.
     starts = starts_per_window(durations.at(channels["serialization_row"], shortest), shift)
-    nodes["max_starts"] = np.bincount(source, weights=starts, minlength=network.num_nodes)
+    nodes["max_starts"] = np.bincount(source, weights=starts, minlength=count)
     return nodes
 
 
@@ -272,11 +331,11 @@ def starts_per_window(duration_ps: Int64, shift: int) -> Int64:
     return starts
 
 
-def most_arrivals(network: Network, channels: Rows, durations: Durations, shortest: int, shift: int) -> int:
+def most_arrivals(numbering: Numbering, channels: Rows, durations: Durations, shortest: int, shift: int) -> int:
     """Return the most packet heads that can reach one switch in one window."""
     starts = starts_per_window(durations.at(channels["serialization_row"], shortest), shift)
-    by_node = np.bincount(channels["target_node"], weights=starts, minlength=network.num_nodes)
-    return int(by_node[network.num_terminals :].max(initial=0))
+    by_node = np.bincount(channels["target_node"], weights=starts, minlength=numbering.num_nodes)
+    return int(by_node[numbering.switch_node].max(initial=0))
 
 
 def wheel_length(network: Network, durations: Durations, shift: int) -> int:
@@ -296,7 +355,7 @@ def wheel_length(network: Network, durations: Durations, shift: int) -> int:
     return 1 << (windows - 1).bit_length()
 
 
-def route_rows(network: Network, nodes: Rows) -> tuple[Rows, Rows]:
+def route_rows(network: Network, numbering: Numbering, nodes: Rows) -> tuple[Rows, Rows]:
     """Return the tables of routes and candidates, and enter each switch's first route into *nodes*.
 
     Counted from the first output of the switch the routes of many switches are the same, such as those of all planes;
@@ -313,12 +372,12 @@ def route_rows(network: Network, nodes: Rows) -> tuple[Rows, Rows]:
     count = network.route_count.reshape(-1)[where]
     k = np.arange(count.max())
     place = np.minimum(first[:, None] + k, len(network.candidates) - 1)
-    first_output = nodes["first_output"][network.num_terminals :]
+    first_output = nodes["first_output"][numbering.switch_node]
     outputs = np.where(k < count[:, None], network.candidates[place] - first_output[switch, None], NONE)
     lists, which = np.unique(outputs, axis=0, return_inverse=True)
     by_switch = which.reshape(-1)[pair.reshape(switches, -1)]
     kinds, kind = np.unique(by_switch, axis=0, return_inverse=True)
-    nodes["route_row"][network.num_terminals :] = kind.reshape(-1) * network.num_terminals
+    nodes["route_row"][numbering.switch_node] = kind.reshape(-1) * network.num_terminals
 
     length = np.count_nonzero(lists != NONE, axis=1)
     routes = rows("routes", kinds.size)

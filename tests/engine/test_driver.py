@@ -159,7 +159,7 @@ def test_tasks_that_wait_for_each_other_are_named() -> None:
 
     def wait_for_ever(run: Simulation) -> None:
         run.state.tasks["waiting"] = 1
-        run.state.nodes["first_timer"] = NONE
+        run.state.terminals["first_timer"] = NONE
         run.state.nodes["wake_ps"] = 1 << 62
 
     said = stalled(wait_for_ever, [MessageDraft(0, 1, 10)])
@@ -180,7 +180,7 @@ def test_messages_that_wait_for_each_other_are_named() -> None:
     ("table", "field"),
     [
         ("channels", "room_bytes"),
-        ("clock", "in_flight"),
+        ("domains", "in_flight"),
         ("clock", "tasks_left"),
         ("clock", "num_free_packets"),
         ("clock", "delivered_packets"),
