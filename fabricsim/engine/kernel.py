@@ -4,10 +4,10 @@ Every influence crosses a channel and takes at least the least channel latency D
 node can process all that it will ever receive for that window without looking at another node, and what it
 emits lands in later windows. Their order cannot change the result.
 
-Planes influence each other only through messages that become ready, and those wait a message overhead before their first
-packet. So ``run`` takes epoch after epoch of at most that length, in each epoch plane after plane (a *domain*), in each
-plane window after window, in each window node after node; what became ready is handled when all planes have ended
-the epoch. Without an overhead all planes are one domain, and terminals handle it in time order with everything else.
+Planes influence each other only through messages that become ready, and those wait a message overhead before their
+first packet. So ``run`` takes epoch after epoch of at most that length, in each epoch plane after plane (a *domain*),
+in each plane window after window, in each window node after node; what became ready is handled when all planes have
+ended the epoch. Without an overhead all planes are one domain, and terminals handle it in time order with all else.
 
 Functions take the whole ``State``; they never allocate, never validate and never print. The source runs jitted and
 un-jitted (``backends.load`` executes the module once with each decorator). All numbers are non-negative
@@ -16,28 +16,28 @@ integers, so that floor division means the same in every language.
 
 from __future__ import annotations
 
-from fabricsim.engine import hashing
-from fabricsim.engine._jit import jit
-from fabricsim.engine.layout import (
-    BLOCK,
-    BLOCK_SHIFT,
-    LATENCY_BUCKETS,
-    LATENCY_SHIFT,
-    NEVER,
-    NONE,
-    Code,
-    Routing,
-    State,
-    TimerKind,
-)
+from typing import TYPE_CHECKING
 
-# The jit takes enum members for objects, plain integers for constants.
-SLICE, DONE, STALLED = int(Code.SLICE), int(Code.DONE), int(Code.STALLED)
-ARRIVALS_FULL, CREDITS_FULL, PACKETS_FULL = int(Code.ARRIVALS_FULL), int(Code.CREDITS_FULL), int(Code.PACKETS_FULL)
-TIME_LIMIT = int(Code.TIME_LIMIT)
-TASK_STARTS, MESSAGE_SENT = int(TimerKind.TASK_STARTS), int(TimerKind.MESSAGE_SENT)
-MESSAGE_COMPLETE = int(TimerKind.MESSAGE_COMPLETE)
-SPRAY = int(Routing.SPRAY)
+import numpy as np
+
+from fabricsim.engine import hashing, layout
+from fabricsim.engine._jit import jit
+from fabricsim.engine.layout import BLOCK, BLOCK_SHIFT, LATENCY_BUCKETS, LATENCY_SHIFT, Code, Routing, State, TimerKind
+
+if TYPE_CHECKING:
+    int64 = int  # as good as, to a type checker
+else:
+    int64 = np.int64
+
+# The jit takes enum members for objects. It takes plain integers for literals, types of their own, and would compile a
+# function again for each; 64-bit integers it takes for what they are.
+ZERO, NONE, NEVER = int64(0), int64(layout.NONE), int64(layout.NEVER)
+SLICE, DONE, STALLED = int64(Code.SLICE), int64(Code.DONE), int64(Code.STALLED)
+ARRIVALS_FULL, CREDITS_FULL = int64(Code.ARRIVALS_FULL), int64(Code.CREDITS_FULL)
+PACKETS_FULL, TIME_LIMIT = int64(Code.PACKETS_FULL), int64(Code.TIME_LIMIT)
+TASK_STARTS, MESSAGE_SENT = int64(TimerKind.TASK_STARTS), int64(TimerKind.MESSAGE_SENT)
+MESSAGE_COMPLETE = int64(TimerKind.MESSAGE_COMPLETE)
+SPRAY = int64(Routing.SPRAY)
 
 MASK32 = hashing.MASK32
 RUN = 16  # insertion sort up to here, then merges
@@ -177,7 +177,7 @@ def settle_credits(state: State, inbox_index: int, window_end_ps: int) -> None:
     while left > 0:
         first = block << BLOCK_SHIFT
         for index in range(first, first + min(left, BLOCK)):
-            take_credits(state, state.credits[index]["channel"], window_end_ps)
+            take_credits(state, int64(state.credits[index]["channel"]), window_end_ps)
         left -= BLOCK
         after = state.credit_blocks[block]["next"]
         state.credit_blocks[block]["next"] = clock["free_credit_block"]
@@ -290,7 +290,7 @@ def serve_queue(state: State, channel: int, window_end_ps: int) -> int:
     index = row["queue_first"]
     while index != NONE:
         packet = state.packets[index]
-        payload = int(packet["payload_bytes"])
+        payload = int64(packet["payload_bytes"])
         earliest_ps = packet["earliest_ps"]
         start_ps = earliest_start(state, channel, earliest_ps, state.durations[payload]["value"], window_end_ps)
         if start_ps >= window_end_ps:
@@ -300,11 +300,11 @@ def serve_queue(state: State, channel: int, window_end_ps: int) -> int:
             channel,
             start_ps,
             earliest_ps,
-            packet["channel"],
+            int64(packet["channel"]),
             packet["injected_ps"],
-            packet["message"],
-            packet["flow"],
-            packet["destination"],
+            int64(packet["message"]),
+            int64(packet["flow"]),
+            int64(packet["destination"]),
             payload,
         )
         after = packet["next"]
@@ -321,7 +321,7 @@ def choose_output(state: State, node: int, destination: int, came_by: int, flow:
     """Route a packet at a switch (docs/physics.md, section 6)."""
     row = state.nodes[node]
     route = state.routes[row["route_row"] + destination]
-    count = int(route["count"])
+    count = int64(route["count"])
     place = route["first"]
     if count > 1:
         if state.clock[0]["routing"] == SPRAY:
@@ -337,10 +337,11 @@ def choose_output(state: State, node: int, destination: int, came_by: int, flow:
 def accept_packet(state: State, node: int, index: int, window_end_ps: int) -> None:
     """Route the packet of arrival *index*; start it at once if its output can, else queue it."""
     arrival = state.arrivals[index]
-    came_by = arrival["channel"]
-    payload = int(arrival["payload_bytes"])
-    flow = int(arrival["flow"])
-    destination = int(arrival["destination"])
+    came_by = int64(arrival["channel"])
+    message = int64(arrival["message"])
+    payload = int64(arrival["payload_bytes"])
+    flow = int64(arrival["flow"])
+    destination = int64(arrival["destination"])
     channel = choose_output(state, node, destination, came_by, flow)
     row = state.channels[channel]
     durations = state.durations
@@ -360,7 +361,7 @@ def accept_packet(state: State, node: int, index: int, window_end_ps: int) -> No
                 earliest_ps,
                 came_by,
                 arrival["injected_ps"],
-                arrival["message"],
+                message,
                 flow,
                 destination,
                 payload,
@@ -373,7 +374,7 @@ def accept_packet(state: State, node: int, index: int, window_end_ps: int) -> No
     clock["num_free_packets"] -= 1
     packet["earliest_ps"] = earliest_ps
     packet["injected_ps"] = arrival["injected_ps"]
-    packet["message"] = arrival["message"]
+    packet["message"] = message
     packet["channel"] = came_by
     packet["flow"] = flow
     packet["destination"] = destination
@@ -465,20 +466,20 @@ def process_switch(state: State, node: int, inbox_index: int, window_end_ps: int
         if channels[channel]["queue_first"] != NONE:
             serve_queue(state, channel, window_end_ps)
 
-    count = inbox["num_arrivals"]
+    count = int64(inbox["num_arrivals"])
     if count > 0:
         keys = state.keys
         window_start_ps = state.clock[0]["window_start_ps"]
         block = inbox["first_arrival_block"]
-        place = 0
+        place = ZERO
         while place < count:
             first = block << BLOCK_SHIFT
             for index in range(first, first + min(count - place, BLOCK)):
                 keys[place]["key"] = ((state.arrivals[index]["time_ps"] - window_start_ps) << INDEX_BITS) | index
                 place += 1
             block = state.arrival_blocks[block]["next"]
-        sort_keys(state, 0, count)
-        place = 0
+        sort_keys(state, ZERO, count)
+        place = ZERO
         while place < count:
             instant = keys[place]["key"] >> INDEX_BITS
             stop = place + 1
@@ -497,7 +498,7 @@ def process_switch(state: State, node: int, inbox_index: int, window_end_ps: int
         index = channels[channel]["queue_first"]
         if index != NONE:
             packet = state.packets[index]
-            if channels[channel]["room_bytes"] >= state.durations[int(packet["payload_bytes"])]["value"]:
+            if channels[channel]["room_bytes"] >= state.durations[packet["payload_bytes"]]["value"]:
                 wake_ps = min(wake_ps, max(packet["earliest_ps"], channels[channel]["free_ps"]))
     row["wake_ps"] = wake_ps
 
@@ -534,19 +535,20 @@ def eject_packet(state: State, terminal: int, index: int) -> None:
     """Eject the packet of arrival *index*: the ejection server is a FIFO, so its times are known at once."""
     clock = state.clock[0]
     arrival = state.arrivals[index]
-    channel = arrival["channel"]
-    payload = int(arrival["payload_bytes"])
+    channel = int64(arrival["channel"])
+    message_index = int64(arrival["message"])
+    payload = int64(arrival["payload_bytes"])
     row = state.channels[channel]
     end_ps = max(arrival["time_ps"], row["ejection_free_ps"]) + state.durations[row["ejection_row"] + payload]["value"]
     row["ejection_free_ps"] = end_ps
     return_credit(state, channel, end_ps + row["latency_ps"], state.durations[payload]["value"])
 
-    message = state.messages[arrival["message"]]
+    message = state.messages[message_index]
     message["packets_left"] -= 1
     message["complete_ps"] = max(message["complete_ps"], end_ps)
     if message["packets_left"] == 0:
         clock["delivered_messages"] += 1
-        add_timer(state, terminal, message["complete_ps"], MESSAGE_COMPLETE, arrival["message"])
+        add_timer(state, terminal, message["complete_ps"], MESSAGE_COMPLETE, message_index)
 
     latency_ps = end_ps - arrival["injected_ps"]
     clock["delivered_packets"] += 1
@@ -566,12 +568,13 @@ def end_task(state: State, task: int, now_ps: int) -> None:
     row["end_ps"] = now_ps
     state.clock[0]["tasks_left"] -= 1
     for place in range(row["successors_first"], row["successors_first"] + row["successors_count"]):
-        successor = state.successors[place]["task"]
+        successor = int64(state.successors[place]["task"])
         after = tasks[successor]
         after["waiting"] -= 1
         if after["waiting"] == 0:
             after["begin_ps"] = max(now_ps, after["not_before_ps"]) + after["gap_ps"]
-            add_timer(state, after["terminal"], after["begin_ps"] + after["launch_ps"], TASK_STARTS, successor)
+            start_ps = after["begin_ps"] + after["launch_ps"]
+            add_timer(state, int64(after["terminal"]), start_ps, TASK_STARTS, successor)
 
 
 @jit
@@ -622,7 +625,7 @@ def queue_message(state: State, message: int, now_ps: int) -> None:
     if after == bundle["instant_first"]:
         bundle["instant_first"] = message
     row["next_ready"] = after
-    for position in range(bundle["num_members"]):
+    for position in range(int64(bundle["num_members"])):
         injector = state.members[bundle["first_member"] + position]["injector"]
         server = state.injectors[injector]
         if server["next_message"] == after:
@@ -650,9 +653,10 @@ def release_message(state: State, message: int, now_ps: int) -> None:
     row["first_injection_ps"] = now_ps
     row["sent_ps"] = now_ps
     row["complete_ps"] = now_ps
-    add_timer(state, row["source"], now_ps, MESSAGE_SENT, message)
-    if row["source"] == row["destination"]:
-        add_timer(state, row["source"], now_ps, MESSAGE_COMPLETE, message)
+    source = int64(row["source"])
+    add_timer(state, source, now_ps, MESSAGE_SENT, message)
+    if source == row["destination"]:
+        add_timer(state, source, now_ps, MESSAGE_COMPLETE, message)
 
 
 @jit
@@ -662,7 +666,7 @@ def handle_timer(state: State, terminal: int) -> None:
     index = state.terminals[terminal]["first_timer"]
     timer = state.timers[index]
     now_ps = timer["time_ps"]
-    subject = timer["subject"]
+    subject = int64(timer["subject"])
     kind = timer["kind"]
     state.terminals[terminal]["first_timer"] = timer["next"]
     timer["next"] = clock["free_timer"]
@@ -671,7 +675,7 @@ def handle_timer(state: State, terminal: int) -> None:
         task = state.tasks[subject]
         task["started"] = 1
         for place in range(task["sends_first"], task["sends_first"] + task["sends_count"]):
-            release_message(state, state.sends[place]["message"], now_ps)
+            release_message(state, int64(state.sends[place]["message"]), now_ps)
         if task["pending"] == 0:
             end_task(state, subject, now_ps)
         return
@@ -679,13 +683,13 @@ def handle_timer(state: State, terminal: int) -> None:
     if kind == MESSAGE_SENT:
         first = message["after_sent_first"]
         stop = first + message["after_sent_count"]
-        task_index = message["source_task"]
+        task_index = int64(message["source_task"])
     else:
         first = message["after_complete_first"]
         stop = first + message["after_complete_count"]
-        task_index = message["target_task"]
+        task_index = int64(message["target_task"])
     for place in range(first, stop):
-        release_message(state, state.followers[place]["message"], now_ps)
+        release_message(state, int64(state.followers[place]["message"]), now_ps)
     finish_part(state, task_index, now_ps)
 
 
@@ -700,9 +704,9 @@ def fill_slots(state: State, injector: int) -> None:
     row = state.injectors[injector]
     shares = state.shares
     while row["fresh_slots"] > 0 or row["freed_first"] != NONE:
-        message_index = row["next_message"]
-        while message_index != NONE and not uses_plane(state, message_index, row["position"]):
-            message_index = state.messages[message_index]["next_ready"]
+        message_index = int64(row["next_message"])
+        while message_index != NONE and not uses_plane(state, message_index, int64(row["position"])):
+            message_index = int64(state.messages[message_index]["next_ready"])
         row["next_message"] = message_index
         if message_index == NONE:
             return
@@ -770,9 +774,9 @@ def inject_packet(state: State, injector: int, index: int, now_ps: int) -> bool:
     clock = state.clock[0]
     row = state.injectors[injector]
     share = state.shares[index]
-    channel = row["channel"]
+    channel = int64(row["channel"])
     payload = min(share["bytes_left"], clock["max_payload_bytes"])
-    stall_ps = 0
+    stall_ps = ZERO
     if row["blocked"] == 1:
         row["blocked"] = 0
         could_ps = NEVER
@@ -781,8 +785,9 @@ def inject_packet(state: State, injector: int, index: int, now_ps: int) -> bool:
             could_ps = min(could_ps, state.shares[other]["until_ps"])
             other = state.shares[other]["next"]
         stall_ps = now_ps - max(could_ps, state.channels[channel]["free_ps"])
-    message_index = share["message"]
-    start_packet(state, channel, now_ps, stall_ps, now_ps, message_index, share["flow"], share["destination"], payload)
+    message_index = int64(share["message"])
+    destination = int64(share["destination"])
+    start_packet(state, channel, now_ps, stall_ps, now_ps, message_index, share["flow"], destination, payload)
     free_ps = now_ps + state.durations[state.channels[channel]["injection_row"] + payload]["value"]
     state.channels[channel]["free_ps"] = free_ps
     message = state.messages[message_index]
@@ -795,7 +800,7 @@ def inject_packet(state: State, injector: int, index: int, now_ps: int) -> bool:
     message["shares_left"] -= 1
     message["sent_ps"] = max(message["sent_ps"], free_ps)
     if message["shares_left"] == 0:
-        add_timer(state, message["source"], message["sent_ps"], MESSAGE_SENT, message_index)
+        add_timer(state, int64(message["source"]), message["sent_ps"], MESSAGE_SENT, message_index)
     return True
 
 
@@ -808,7 +813,7 @@ def serve_injector(state: State, injector: int, now_ps: int) -> None:
     channel = state.channels[row["channel"]]
     fill_slots(state, injector)
     end_waits(state, injector, now_ps)
-    take_credits(state, row["channel"], now_ps)
+    take_credits(state, int64(row["channel"]), now_ps)
     before = NONE
     index = row["ring_first"]
     while index != NONE:
