@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fabricsim.errors import ConfigError, FabricsimError, InterruptedRunError
+from fabricsim.errors import ConfigError, FabricsimError, InterruptedRunError, TraceError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -85,7 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--routing", metavar="NAME", help="spray or deterministic (default: the fabric's)")
     common.add_argument("--packet", metavar="NAME", help="packet format of the fabric (default: the fabric's)")
     common.add_argument(
-        "--placement", default="linear", metavar="HOW", help="linear, scatter or a file with a terminal per rank"
+        "--placement",
+        metavar="HOW",
+        help="linear, scatter or a file with a terminal per rank (default: as the trace recorded it, else linear)",
     )
     common.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
@@ -126,10 +128,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     trace = commands.add_parser("trace", help="look into, check and make traces", allow_abbrev=False)
     traces = trace.add_subparsers(metavar="COMMAND", required=True)
-    info = command(traces, "info", _trace_info, "say what a trace holds", json_option)
-    info.add_argument("file", metavar="FILE")
-    check = command(traces, "check", _trace_check, "hold a trace against all rules of docs/trace-format.md")
-    check.add_argument("file", metavar="FILE")
+    info = command(traces, "info", _trace_info, "say what traces hold", json_option)
+    check = command(traces, "check", _trace_check, "hold traces against all rules of docs/trace-format.md")
+    for looking in (info, check):
+        looking.add_argument("files", nargs="+", metavar="FILE", help="an Arrow trace")
 
     importer = traces.add_parser("import", help="convert recordings of other tools", allow_abbrev=False)
     importers = importer.add_subparsers(metavar="FORMAT", required=True)
@@ -167,9 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.command_line = shlex.join(["fabricsim", *argv])
     try:
         with _terminable():
-            args.function(args)
+            code: int = args.function(args) or 0
     except FabricsimError as error:
-        print(f"fabricsim: error: {error}", file=sys.stderr)
+        _complain(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("fabricsim: interrupted; nothing was kept of the unfinished run", file=sys.stderr)
@@ -178,7 +180,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The interpreter flushes standard output once more at its end; let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_SIGPIPE
-    return 0
+    return code
+
+
+def _complain(error: FabricsimError) -> None:
+    print(f"fabricsim: error: {error}", file=sys.stderr)
 
 
 @contextmanager
@@ -275,21 +281,48 @@ def _simulate(
         console.write_json(documents.runs_document(results, command=args.command_line), args.json)
 
 
-def _trace_info(args: argparse.Namespace) -> None:
-    from fabricsim.results import console
-    from fabricsim.workloads.trace import Trace, summary
+def _trace_info(args: argparse.Namespace) -> int:
+    from fabricsim.results import console, documents
+    from fabricsim.workloads.trace import Trace
 
-    console.answer(summary(Trace.open(args.file)), console.trace_answer, args.json)
+    console.check_json_target(args.json)
+    summaries: list[dict[str, Any]] = []
+
+    def look_into(path: str) -> None:
+        summaries.append(documents.trace_document(Trace.open(path)))
+        if args.json != console.STDOUT:
+            console.show(console.trace_answer(summaries[-1], follows=len(summaries) > 1))
+
+    code = _for_each(args.files, look_into)
+    if args.json is not None and code == 0:
+        console.write_json(documents.joint_document(summaries), args.json)
+    return code
 
 
-def _trace_check(args: argparse.Namespace) -> None:
+def _trace_check(args: argparse.Namespace) -> int:
     from fabricsim.workloads.trace import Trace, check
 
-    found = check(Trace.open(args.file))
-    print(
-        f"{args.file}: ok, {found.rows:,} rows: {found.collectives:,} collectives, {found.transfers:,} transfers, "
-        f"{found.local_operations:,} local operations"
-    )
+    def hold(path: str) -> None:
+        found = check(Trace.open(path))
+        print(
+            f"{path}: ok, {found.rows:,} rows: {found.collectives:,} collectives, {found.transfers:,} transfers, "
+            f"{found.local_operations:,} local operations",
+            flush=True,  # so that the verdicts stand in order where both outputs go to one file
+        )
+
+    return _for_each(args.files, hold)
+
+
+def _for_each(paths: Sequence[str], function: Callable[[str], None]) -> int:
+    """Go through all files, whatever is wrong with some of them, and return the worst exit code."""
+    code = 0
+    for path in paths:
+        try:
+            function(path)
+        except (ConfigError, TraceError) as error:
+            _complain(error)
+            code = max(code, error.exit_code)
+    return code
 
 
 def _import_kineto(args: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
-"""What can go wrong, one class per exit code of the command line."""
+"""What can go wrong, one class per exit code of the command line, and how a wrong name is answered."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class FabricsimError(Exception):
@@ -41,3 +43,18 @@ class InterruptedRunError(FabricsimError):
     """A run was ended by a signal; ``exit_code`` is 130 (SIGINT) or 143 (SIGTERM)."""
 
     exit_code = 130
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the known name that is most like *name*, capitals aside; empty if none is."""
+    from difflib import get_close_matches  # only where something is wrong already, so that a start does not pay for it
+
+    by_lower = {item.lower(): item for item in known}
+    match = get_close_matches(name.lower(), by_lower, n=1)
+    return f" (did you mean {by_lower[match[0]]!r}?)" if match else ""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Answer a name that is none of *known*: ``unknown mode 'record' (did you mean 'recorded'?); known: recorded``."""
+    names = list(known)
+    return f"unknown {what} {name!r}{nearest(name, names)}; known: {', '.join(names) or 'none'}"

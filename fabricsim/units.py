@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from fractions import Fraction
 
-from fabricsim.errors import ConfigError
+from fabricsim.errors import ConfigError, unknown
 
 _INT64_MAX = 2**63 - 1
 _PS_PER_SECOND = 10**12
@@ -121,10 +120,7 @@ def _scale(text: str, number: str, unit: str, units: Mapping[str, int]) -> Fract
     if unit == "":
         raise ConfigError(f"{text!r} has no unit; write one of {', '.join(f'{number} {name}' for name in units)}")
     if unit not in units:
-        by_lower = {name.lower(): name for name in units}
-        near = get_close_matches(unit.lower(), by_lower, n=1)
-        hint = f"did you mean {number} {by_lower[near[0]]}? The units are" if near else "the units are"
-        raise ConfigError(f"{text!r} has the unknown unit {unit!r}; {hint} {', '.join(units)}")
+        raise ConfigError(f"{text!r}: {unknown('unit', unit, units)}")
     return _fraction(text, number) * units[unit]
 
 

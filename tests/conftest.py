@@ -17,6 +17,11 @@ settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that rewrites committed results."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden with the results of this run")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keep compiled kernels in pytest's cache folder.
 

@@ -194,6 +194,34 @@ def test_a_trace_without_times_says_so(capsys: pytest.CaptureFixture[str], tmp_p
     assert "recorded (us)" not in out
 
 
+def test_recorded_names_stand_beside_the_operations(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Dispatch and combine are both an all_to_all_v; their names tell them apart, inside 80 columns."""
+    path = str(tmp_path / "moe.arrow")
+    small = ("--hidden", "128", "--experts", "4", "--top-k", "2")
+    assert run_cli(capsys, "trace", "generate", "moe", "--ep", "2", "--tokens", "4", *small, "-o", path)[0] == 0
+    fabrics = ("--fabric", "cloudmatrix384", "--fabric", "nvl72")
+    code, out, _ = run_cli(capsys, "replay", path, *fabrics, *PYTHON_KERNEL)
+    assert code == 0
+    assert re.search(r"^operation +name +ranks +\(B\) +\(us\) +\(us\)$", out, re.MULTILINE)
+    assert re.findall(r"^all_to_all_v +(\w+) +2 ", out, re.MULTILINE) == ["moe_dispatch", "moe_combine"]
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_long_names_are_cut_and_empty_ones_left_out(
+    capsys: pytest.CaptureFixture[str], fabric: str, tmp_path: Path
+) -> None:
+    """A kernel's name is cut to 20 letters; one that is the operation in other letters says nothing and is left out."""
+    path = str(tmp_path / "named.arrow")
+    table = small_trace().table()
+    names = pa.array(["ncclDevKernel_SendRecv_Of_Some_Length"] * 2 + ["allReduce"] * 2).dictionary_encode()
+    table = table.append_column("name", names)
+    code, out, _ = run_cli(capsys, "replay", write_table(table, Path(path)), "--fabric", fabric, *PYTHON_KERNEL)
+    assert code == 0
+    assert re.search(r"^all_to_all +ncclDevKernel_Sen\.\.\. +2 ", out, re.MULTILINE)
+    assert re.search(r"^all_reduce +2 ", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 80
+
+
 def test_long_replays_are_cut_on_the_screen(
     capsys: pytest.CaptureFixture[str], fabric: str, trace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,13 +273,55 @@ def test_trace_info_says_what_a_trace_holds(capsys: pytest.CaptureFixture[str], 
         assert words in out
     assert re.search(r"all_to_all +2 +8,192 +8,192", out)
     code, out, _ = run_cli(capsys, "trace", "info", trace, "--json", "-")
-    assert json.loads(out)["rows"] == 4
+    document = json.loads(out)
+    assert (document["schema"], document["rows"]) == ("fabricsim.trace_summary/1", 4)
+
+
+def test_trace_info_says_where_a_trace_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the shipped recording: format, origin, licence, files and what was inferred; long lists and hashes are cut."""
+    code, out, _ = run_cli(capsys, "trace", "info", str(ROOT / "traces" / "dlrm-8rank.arrow"))
+    assert code == 0
+    source = Trace.open(ROOT / "traces" / "dlrm-8rank.arrow").metadata.source
+    shown = " ".join(out.split())
+    assert re.search(r"^source +kineto$", out, re.MULTILINE)
+    for words in (source["origin"], source["licence"], *source["inferred"], source["files"][7]["name"], "(16 in all)"):
+        assert words in shown
+    assert source["files"][0]["sha256"][:16] + "..." in shown
+    assert source["files"][8]["name"] not in shown
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_trace_info_takes_several_files(capsys: pytest.CaptureFixture[str], trace: str, tmp_path: Path) -> None:
+    """Each is summed up, apart from the others; JSON has one document for each, and none if a file cannot be read."""
+    code, out, _ = run_cli(capsys, "trace", "info", trace, trace)
+    assert code == 0
+    assert out.count(f"{trace}, schema version") == 2
+    assert f"\n\n{trace}, schema version" in out
+    assert "\n\n\n" not in out
+    code, out, _ = run_cli(capsys, "trace", "info", trace, trace, "--json", "-")
+    assert [document["rows"] for document in json.loads(out)["results"]] == [4, 4]
+    target = tmp_path / "info.json"
+    code, out, err = run_cli(capsys, "trace", "info", "/no/such.arrow", trace, "--json", str(target))
+    assert code == 2
+    assert "/no/such.arrow: no such file" in err
+    assert f"{trace}, schema version" in out
+    assert not target.exists()
 
 
 def test_trace_check_counts_what_is_sound(capsys: pytest.CaptureFixture[str], trace: str) -> None:
     """A sound trace ends with 0 and its counts."""
     code, out, _ = run_cli(capsys, "trace", "check", trace)
     assert (code, out) == (0, f"{trace}: ok, 4 rows: 2 collectives, 0 transfers, 0 local operations\n")
+
+
+def test_trace_check_goes_through_all_files(capsys: pytest.CaptureFixture[str], trace: str, tmp_path: Path) -> None:
+    """Each file has a verdict, on standard output if sound, else on standard error; the worst decides the exit code."""
+    bad = write_table(BAD_TRACES["short collective"][0], tmp_path / "bad.arrow")
+    code, out, err = run_cli(capsys, "trace", "check", trace, bad, "/no/such.arrow", trace)
+    assert code == 3
+    assert [line.split(",")[0] for line in out.splitlines()] == [f"{trace}: ok"] * 2
+    assert [line.split(": ")[2] for line in err.splitlines()] == [bad, "/no/such.arrow"]
+    assert run_cli(capsys, "trace", "check", "/no/such.arrow", trace)[0] == 2
 
 
 def test_trace_import_writes_an_arrow_trace(capsys: pytest.CaptureFixture[str], shared: Path, tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ PACKAGE = ROOT / "fabricsim"
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "units": {"errors"},
+    "files": {"errors"},
     "fabrics": {"errors", "units"},
-    "workloads": {"errors", "units"},
+    "workloads": {"errors", "units", "files"},
     "engine": {"errors", "units", "fabrics", "workloads"},
-    "results": {"errors", "units", "fabrics", "workloads", "engine"},
-    "campaigns": {"errors", "units", "fabrics", "workloads", "engine", "results"},
+    "results": {"errors", "units", "files", "fabrics", "workloads", "engine"},
+    "campaigns": {"errors", "units", "files", "fabrics", "workloads", "engine", "results"},
     "fabricsim": {"errors", "units", "fabrics", "workloads", "engine", "results", "campaigns"},
     "cli": {"errors", "units", "fabrics", "workloads", "engine", "results", "campaigns", "fabricsim"},
     "__main__": {"cli"},
@@ -114,17 +115,24 @@ def test_walk_sees_every_form_of_import(source: str, expected: str) -> None:
     assert [name for _, name in imported_modules(source, "fabricsim.fabrics")] == [expected]
 
 
+def command(*arguments: str) -> str:
+    """Return a script that runs one command as ``python -m fabricsim`` does."""
+    return f"import runpy; sys.argv = ['fabricsim', *{arguments}]; runpy.run_module('fabricsim', run_name='__main__')"
+
+
 @pytest.mark.parametrize(
-    "code",
+    ("code", "needed"),
     [
-        "import fabricsim",
-        "import runpy; sys.argv = ['fabricsim', '--help']; runpy.run_module('fabricsim', run_name='__main__')",
-        "import runpy; sys.argv = ['fabricsim', '--version']; runpy.run_module('fabricsim', run_name='__main__')",
+        pytest.param("import fabricsim", set(), id="import"),
+        pytest.param(command("--help"), set(), id="help"),
+        pytest.param(command("run", "--help"), set(), id="run-help"),
+        pytest.param(command("--version"), set(), id="version"),
+        pytest.param(command("fabrics"), {"pydantic", "rich"}, id="fabrics"),
+        pytest.param(command("fabrics", "nvl72", "--toml"), {"pydantic", "rich"}, id="toml"),
     ],
-    ids=["import", "help", "version"],
 )
-def test_light_commands_load_no_heavy_library(code: str, tmp_path: Path) -> None:
-    """Importing the package and asking for help or the version load none of the slow libraries."""
+def test_light_commands_load_no_heavy_library(code: str, needed: set[str], tmp_path: Path) -> None:
+    """The import, help, the version and the list of fabrics load none of the slow libraries that they do not need."""
     loaded = tmp_path / "modules.json"
     script = f"""
 import atexit, json, pathlib, sys
@@ -135,4 +143,4 @@ atexit.register(lambda: pathlib.Path({str(loaded)!r}).write_text(json.dumps(sort
     assert ended.returncode == 0, ended.stderr
     names = set(json.loads(loaded.read_text()))
     assert "fabricsim" in names
-    assert not names & HEAVY
+    assert not names & (HEAVY - needed)

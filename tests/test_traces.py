@@ -74,6 +74,23 @@ def test_moe_traces_are_what_the_generator_makes(make_traces: ModuleType, tmp_pa
         assert again.equals(shipped, check_metadata=True), name
 
 
+def test_dlrm_trace_is_what_the_script_makes(make_traces: ModuleType, shared: Path, tmp_path: Path):
+    """The script, run on the recordings that the README names, gives the shipped file, metadata included."""
+    recording = shared / "recordings" / "param-dlrm"
+    archives = [str(recording / name) for name in ("dlrm_kineto.tar.gz", "dlrm_pytorch_et.tar.gz")]
+    made = make_traces.dlrm_trace(archives).table()
+    assert made.equals(Trace.open(FOLDER / make_traces.DLRM_TRACE).table(), check_metadata=True)
+
+
+def test_dlrm_trace_carries_its_licence(make_traces: ModuleType, sections: dict[str, str]):
+    """Origin and licence stand in the file too, as the README has them."""
+    source = Trace.open(FOLDER / make_traces.DLRM_TRACE).metadata.source
+    assert source is not None
+    text = " ".join(sections[make_traces.DLRM_TRACE].replace("> ", "").split())
+    for words in (*source["origin"].replace("commit ", "").split(", "), *source["licence"].split(", ", 1)):
+        assert words in text
+
+
 @pytest.mark.parametrize(("name", "ep", "tokens"), [("moe-ep64.arrow", 64, 1024), ("moe-ep384.arrow", 384, 128)])
 def test_moe_traces_have_the_published_sizes(name: str, ep: int, tokens: int, sections: dict[str, str]):
     """Every token makes 1 to 8 copies of 7,392 and 14,336 bytes; the README's extremes are those of the file."""

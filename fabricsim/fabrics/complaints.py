@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from fabricsim.errors import ConfigError
+from fabricsim.errors import ConfigError, unknown
 
 
 @dataclass(frozen=True)
@@ -29,15 +28,6 @@ def refusal(origin: str, complaints: Sequence[Complaint]) -> ConfigError:
     return ConfigError(f"{origin}: {len(lines)} faults:" + "".join(f"\n  {line}" for line in lines))
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Say which known word is meant, if one is near, then list them all: ``did you mean x? known: x, y``."""
-    words = list(known)
-    by_lower = {item.lower(): item for item in words}
-    near = get_close_matches(word.lower(), by_lower, n=1)
-    listed = f"known: {', '.join(words)}" if words else "none is known here"
-    return f"did you mean {by_lower[near[0]]}? {listed}" if near else listed
-
-
 def translate(model: type[BaseModel], error: ValidationError) -> list[Complaint]:
     """Turn pydantic's report on ``model`` into complaints that speak of keys, not of classes."""
     complaints = []
@@ -48,7 +38,7 @@ def translate(model: type[BaseModel], error: ValidationError) -> list[Complaint]
             case "quantity":
                 message = fault["msg"]
             case "extra_forbidden":
-                message = f"unknown key; {nearest(keys[-1], _fields(table))}"
+                message = unknown("key", keys[-1], _fields(table))
             case "missing":
                 inside = f" with the keys {', '.join(_fields(kind))}" if _fields(kind) else ""
                 message = f"is missing; add it{inside}"

@@ -32,8 +32,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from fabricsim.errors import ConfigError
-from fabricsim.fabrics.complaints import Complaint, nearest, refusal, translate
+from fabricsim.errors import ConfigError, unknown
+from fabricsim.fabrics.complaints import Complaint, refusal, translate
 from fabricsim.fabrics.network import Endpoint, Network, PacketFormat
 from fabricsim.fabrics.topologies import ROUTINGS, Link, Tier, check_acyclic, clos, full_mesh
 from fabricsim.units import parse_bandwidth, parse_bytes, parse_time_ps, ps_per_byte, split_quantity
@@ -267,22 +267,20 @@ class FabricSpec(Table):
         """Find what each table alone cannot show."""
         tiers = self._tiers
         for tier in self.tier.keys() - set(tiers):
-            yield Complaint(f"tier.{tier}", f"not among the tiers of the topology; {nearest(tier, tiers)}")
+            yield Complaint(f"tier.{tier}", unknown("tier of the topology", tier, tiers))
         for tier in tiers:
             if tier not in self.tier:
                 yield Complaint(f"tier.{tier}", f"is missing, topology.tiers names it; add a table [tier.{tier}]")
         ups, downs = self._channel_classes()
         for name in self.link.keys() - {*ups, *downs}:
-            yield Complaint(f"link.{name}", f"no such channels; {nearest(name, [*ups, *downs])}")
+            yield Complaint(f"link.{name}", unknown("channel class", name, [*ups, *downs]))
         for name in ups:
             if name not in self.link:
                 yield Complaint(
                     f"link.{name}", f"is missing; add a table [link.{name}] with {', '.join(LinkTable.model_fields)}"
                 )
         if self.defaults.packet not in self.packet:
-            yield Complaint(
-                "defaults.packet", f"found {self.defaults.packet!r}; {nearest(self.defaults.packet, self.packet)}"
-            )
+            yield Complaint("defaults.packet", unknown("packet format", self.defaults.packet, self.packet))
         choice = any(self.tier[tier].parents.exact > 1 for tier in tiers if tier in self.tier)
         if choice and self.defaults.routing is None:
             yield Complaint("defaults.routing", f"is missing; switches have a choice here: {' or '.join(ROUTINGS)}")
@@ -375,9 +373,9 @@ class FabricSpec(Table):
         """
         packet = self.defaults.packet if packet is None else packet
         if packet not in self.packet:
-            raise ConfigError(f"{self.name}: unknown packet format {packet!r}; {nearest(packet, self.packet)}")
+            raise ConfigError(f"{self.name}: {unknown('packet format', packet, self.packet)}")
         if endpoint not in ENDPOINTS:
-            raise ConfigError(f"{self.name}: unknown endpoint {endpoint!r}; {nearest(endpoint, ENDPOINTS)}")
+            raise ConfigError(f"{self.name}: {unknown('endpoint', endpoint, ENDPOINTS)}")
         if routing is not None and self.defaults.routing is None:
             raise ConfigError(
                 f"{self.name}: the routing {routing!r} has no effect, each pair has one path per plane; leave it out"
@@ -460,9 +458,7 @@ def load_fabric(name_or_path: str | os.PathLike[str]) -> FabricSpec:
     is_path = not isinstance(name_or_path, str) or text.endswith(".toml") or os.path.basename(text) != text
     if not is_path:
         if text not in fabric_names():
-            raise ConfigError(
-                f"unknown fabric {text!r}; {nearest(text, fabric_names())}; a path to a file of your own ends in .toml"
-            )
+            raise ConfigError(f"{unknown('fabric', text, fabric_names())}; a path to a file of your own ends in .toml")
         return FabricSpec.from_toml((_CATALOG / f"{text}.toml").read_text("utf-8"), origin=f"{text}.toml")
     try:
         content = Path(text).read_text("utf-8")

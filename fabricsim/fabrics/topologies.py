@@ -16,7 +16,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.errors import ConfigError
+from fabricsim.errors import ConfigError, unknown
 from fabricsim.fabrics.network import Channels, Endpoint, Int32, Int64, Network, PacketFormat
 
 ROUTINGS = ("spray", "deterministic")
@@ -77,7 +77,7 @@ def clos(
     _check_common(name, packet, endpoint)
     _check_count(name, "the number of planes", num_planes)
     if routing not in ROUTINGS:
-        raise ConfigError(f"{name}: unknown routing {routing!r}; use one of {', '.join(ROUTINGS)}")
+        raise ConfigError(f"{name}: {unknown('routing', routing, ROUTINGS)}")
     if not tiers:
         raise ConfigError(f"{name}: a clos needs at least one tier of switches; use a full_mesh for none")
     level_names = [terminal_name, *(tier.name for tier in tiers)]

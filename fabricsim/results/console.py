@@ -7,11 +7,11 @@ width of the terminal; without a terminal the width is 80 columns.
 from __future__ import annotations
 
 import json
-import os
+import string
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -22,16 +22,23 @@ from rich.text import Text
 
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics.spec import UNLIMITED
+from fabricsim.files import whole_file
 from fabricsim.results.metrics import PS_PER_US
-from fabricsim.results.result import Result
 from fabricsim.units import format_bytes, format_time
+
+if TYPE_CHECKING:
+    from fabricsim.results.result import Result
 
 PS_PER_NS = 1_000
 PS_PER_S = 10**12
 
 #: Replays of more operations show this many; the JSON document has them all.
 MAX_ROWS = 40
+#: Of longer lists of facts, such as the files that a trace was made from, this many are shown.
+_MAX_ENTRIES = 8
+#: A profiler's kernel names are longer than a table is wide.
 _MAX_NAME = 20
+_MAX_HASH = 16
 
 STDOUT = "-"
 
@@ -74,12 +81,8 @@ def write_json(document: Mapping[str, Any], target: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    part = Path(f"{target}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, target)
-    except OSError as error:
-        raise ConfigError(f"--json {target}: {error.strerror}; choose a file that can be written") from error
+    with whole_file(target) as sink:
+        sink.write(text.encode())
 
 
 def run_answer(results: Sequence[Result]) -> RenderableType:
@@ -161,14 +164,15 @@ def fabric_answer(document: Mapping[str, Any]) -> RenderableType:
     return _apart(*parts)
 
 
-def trace_answer(summary: Mapping[str, Any]) -> RenderableType:
-    """Lay out what a trace holds, from ``fabricsim.workloads.trace.summary``."""
+def trace_answer(summary: Mapping[str, Any], *, follows: bool = False) -> RenderableType:
+    """Lay out what a trace holds, from ``documents.trace_document``; apart from another one that it follows."""
     span_ns, complete, clock = summary["time_span_ns"], summary["complete"], summary["clock"]
+    above = "\n" * follows
     table = _table(("operation", "", "left"), ("rows", ""), ("send", "B"), ("receive", "B"))
     for name, op in summary["ops"].items():
         table.add_row(name, f"{op['rows']:,}", f"{op['send_bytes']:,}", f"{op['recv_bytes']:,}")
     return _apart(
-        Text(f"{summary['path']}, schema version {summary['schema_version']}"),
+        Text(f"{above}{summary['path']}, schema version {summary['schema_version']}"),
         _facts(
             ("rows", f"{summary['rows']:,}"),
             ("batches", f"{summary['batches']:,}"),
@@ -178,10 +182,8 @@ def trace_answer(summary: Mapping[str, Any]) -> RenderableType:
             ("clocks", "not recorded" if clock is None else "aligned" if clock["aligned"] else "not aligned"),
             ("optional columns", ", ".join(summary["recorded"]) or "none"),
             ("lost by the recorder", "not recorded" if complete is None else _losses(complete)),
-            (
-                "source",
-                "not recorded" if summary["source"] is None else str(summary["source"].get("format", "see --json")),
-            ),
+            ("placement", "not recorded" if summary["placement"] is None else _entries(summary["placement"], ", ")),
+            *([("source", "not recorded")] if summary["source"] is None else _source(summary["source"])),
         ),
         table,
     )
@@ -212,6 +214,24 @@ def doctor_answer(report: Mapping[str, Any]) -> RenderableType:
         ),
         *(Text(f"warning: {warning}") for warning in warnings),
     )
+
+
+def _source(source: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of all that a trace says of its source; hashes and long lists are cut."""
+    rest = [(f"  {key}", _entries(value)) for key, value in source.items() if key != "format"]
+    return [("source", str(source.get("format", "of an unnamed format"))), *rest]
+
+
+def _entries(value: Any, separator: str = "\n") -> str:
+    """Write a JSON value for people: the entries of a list one by one, those of an object with their names."""
+    if isinstance(value, list):
+        more = [f"... ({len(value)} in all)"] if len(value) > _MAX_ENTRIES else []
+        return separator.join([*(_entries(entry, ", ") for entry in value[:_MAX_ENTRIES]), *more])
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_entries(entry, ' ')}" for key, entry in value.items())
+    if isinstance(value, str) and len(value) > _MAX_HASH and set(value) <= set(string.hexdigits):
+        return f"{value[:_MAX_HASH]}..."
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _losses(complete: Mapping[str, Any]) -> str:
@@ -268,8 +288,10 @@ def _run_header(result: Result) -> Text:
 def _operations(results: Sequence[Result]) -> Table:
     rows = _moving_rows(results)
     recorded = any(row[0]["recorded_ps"] is not None for row in rows)
+    named = any(_recorded_name(row[0]) for row in rows[:MAX_ROWS])
     table = _table(
         ("operation", "", "left"),
+        *([("name", "", "left")] if named else []),
         ("ranks", ""),
         ("size", "B"),
         *([("recorded", "us")] if recorded else []),
@@ -278,14 +300,22 @@ def _operations(results: Sequence[Result]) -> Table:
     for row in rows[:MAX_ROWS]:
         first = row[0]
         table.add_row(
-            # A profiler's kernel names are longer than a table is wide, and say less than the operation.
-            first["name"] if len(first["name"]) <= _MAX_NAME else first["op"],
+            first["op"],
+            *([_recorded_name(first)] if named else []),
             str(first["ranks"]),
             f"{first['size_bytes']:,}",
             *([_us(first["recorded_ps"])] if recorded else []),
             *(_us(cell["time_ps"]) for cell in row),
         )
     return table
+
+
+def _recorded_name(row: Mapping[str, Any]) -> str:
+    """Name of an operation where it says more than the operation itself; ``allreduce`` of an all_reduce does not."""
+    name: str = row["name"]
+    if name.lower().replace("_", "") == row["op"].replace("_", ""):
+        return ""
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 3]}..."
 
 
 def _notes(result: Result) -> Text:

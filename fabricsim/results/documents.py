@@ -1,22 +1,37 @@
-"""JSON documents that are not about a run: fabrics. A run's own document is ``Result.summary``."""
+"""JSON documents: of several runs, of fabrics, of traces. A single run's own document is ``Result.summary``."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fabricsim.fabrics import FabricSpec, fabric_names, load_fabric
-from fabricsim.results.result import Result
+
+if TYPE_CHECKING:
+    from fabricsim.results.result import Result
+    from fabricsim.workloads.trace import Trace
 
 FABRICS_SCHEMA = "fabricsim.fabrics/1"
 FABRIC_SCHEMA = "fabricsim.fabric_quantities/1"
+TRACE_SCHEMA = "fabricsim.trace_summary/1"
 
 
-def runs_document(results: Sequence[Result], *, command: str) -> dict[str, Any]:
+def joint_document(documents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Give the only one of the documents as it is, or one of all of them, each whole."""
+    return documents[0] if len(documents) == 1 else {"results": documents}
+
+
+def runs_document(results: Sequence[Result], *, command: str) -> Mapping[str, Any]:
     """Give the summary of one result, or a document of several, each whole."""
-    summaries = [result.summary(command=command) for result in results]
-    return summaries[0] if len(summaries) == 1 else {"results": summaries}
+    return joint_document([result.summary(command=command) for result in results])
+
+
+def trace_document(trace: Trace) -> dict[str, Any]:
+    """Say what a trace holds; the keys are those of ``fabricsim.workloads.trace.summary``."""
+    from fabricsim.workloads.trace import summary  # here, because it imports pyarrow
+
+    return {"schema": TRACE_SCHEMA, **summary(trace)}
 
 
 def fabrics_document() -> dict[str, Any]:

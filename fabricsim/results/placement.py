@@ -15,9 +15,25 @@ Placement = str | os.PathLike[str] | Sequence[int]
 
 LINEAR = "linear"
 SCATTER = "scatter"
+RECORDED = "recorded"
+EXPLICIT = "explicit"
 
 
-def terminal_of_rank(placement: Placement, *, num_ranks: int, num_terminals: int, fabric: str) -> Int32:
+def placement_name(placement: Placement | None, recorded: Sequence[int] | None) -> str:
+    """Name a placement for the summary: as it was given, ``explicit`` for a sequence, ``recorded`` for the trace's."""
+    if placement is None:
+        return LINEAR if recorded is None else RECORDED
+    return os.fspath(placement) if isinstance(placement, str | os.PathLike) else EXPLICIT
+
+
+def terminal_of_rank(
+    placement: Placement | None,
+    *,
+    num_ranks: int,
+    num_terminals: int,
+    fabric: str,
+    recorded: Sequence[int] | None = None,
+) -> Int32:
     """Place every rank at a terminal of its own.
 
     Parameters
@@ -25,7 +41,9 @@ def terminal_of_rank(placement: Placement, *, num_ranks: int, num_terminals: int
     placement
         ``"linear"`` (rank r at terminal r), ``"scatter"`` (spread evenly: rank r at terminal
         floor(r * terminals / ranks)), a sequence of terminals, or the path of a file with one terminal per line
-        (line = rank).
+        (line = rank). ``None`` is *recorded* if there is one, else ``"linear"``.
+    recorded
+        The placement that the workload brings along.
     num_ranks, num_terminals, fabric
         What is to be placed, and where; the name is for messages.
 
@@ -45,9 +63,16 @@ def terminal_of_rank(placement: Placement, *, num_ranks: int, num_terminals: int
             f"use at most {num_terminals} ranks or a larger fabric"
         )
     ranks = np.arange(num_ranks, dtype=np.int32)
-    if placement == LINEAR:
+    chosen: Placement = LINEAR
+    source, remedy = "placement", ""
+    if placement is not None:
+        chosen = placement
+    elif recorded is not None:
+        chosen, source = recorded, "the trace's fabricsim.placement"
+        remedy = ", or choose another placement than the recorded one, such as linear"
+    if chosen == LINEAR:
         return ranks
-    if placement == SCATTER:
+    if chosen == SCATTER:
         scattered = (ranks.astype(np.int64) * num_terminals // num_ranks).astype(np.int32)
         if np.array_equal(scattered, ranks):
             raise ConfigError(
@@ -55,12 +80,11 @@ def terminal_of_rank(placement: Placement, *, num_ranks: int, num_terminals: int
                 "sit as in linear; leave it out"
             )
         return scattered
-    if isinstance(placement, str | os.PathLike):
-        entries, wheres, source = _read_file(Path(placement))
+    if isinstance(chosen, str | os.PathLike):
+        entries, wheres, source = _read_file(Path(chosen))
     else:
-        entries = [int(terminal) for terminal in placement]
-        wheres = [f"placement[{rank}]" for rank in range(len(entries))]
-        source = "the placement"
+        entries = [int(terminal) for terminal in chosen]
+        wheres = [f"{source}[{rank}]" for rank in range(len(entries))]
     if len(entries) != num_ranks:
         raise ConfigError(
             f"{source} places {len(entries)} ranks, but the workload has {num_ranks}; give one terminal per rank"
@@ -69,12 +93,12 @@ def terminal_of_rank(placement: Placement, *, num_ranks: int, num_terminals: int
     for terminal, where in zip(entries, wheres, strict=True):
         if not 0 <= terminal < num_terminals:
             raise ConfigError(
-                f"{where}: there is no terminal {terminal} on {fabric}; terminals are 0 to {num_terminals - 1}"
+                f"{where}: there is no terminal {terminal} on {fabric}; terminals are 0 to {num_terminals - 1}{remedy}"
             )
         if terminal in first_at:
             raise ConfigError(
                 f"{where}: terminal {terminal} is already taken by {first_at[terminal]}; "
-                "give every rank a terminal of its own"
+                f"give every rank a terminal of its own{remedy}"
             )
         first_at[terminal] = where
     return np.array(entries, np.int32)

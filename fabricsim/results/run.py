@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fabricsim.engine.driver import Progress, run_schedule
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import FabricSpec, load_fabric
-from fabricsim.results.placement import LINEAR, Placement, terminal_of_rank
+from fabricsim.results.placement import Placement, placement_name, terminal_of_rank
 from fabricsim.results.result import Result, RunInfo
 from fabricsim.units import parse_bytes
 from fabricsim.workloads.collectives import collective
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workload:
-    """A schedule and what the summary says of its origin."""
+    """A schedule, what the summary says of its origin, and the terminals of its ranks if they were recorded."""
 
     schedule: Schedule
     about: Mapping[str, Any]
+    placement: Sequence[int] | None = None
 
 
 def load_trace(trace: Any, *, mode: Mode = "dependency") -> Workload:
@@ -45,7 +46,7 @@ def load_trace(trace: Any, *, mode: Mode = "dependency") -> Workload:
     elif not isinstance(trace, Trace):
         trace = Trace.from_table(trace)
     check(trace)
-    return Workload(schedule_from_trace(trace, mode), about)
+    return Workload(schedule_from_trace(trace, mode), about, trace.metadata.placement)
 
 
 def simulate(
@@ -57,7 +58,7 @@ def simulate(
     routing: str | None = None,
     packet: str | None = None,
     endpoint: str = "fitted",
-    placement: Placement = LINEAR,
+    placement: Placement | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Run a workload over a fabric, packet by packet.
@@ -80,7 +81,8 @@ def simulate(
     endpoint
         ``"fitted"``, or ``"ideal"``: no launch latency, no message overhead, no copy limit.
     placement
-        ``"linear"``, ``"scatter"``, terminals by rank, or the path of a file with one terminal per line.
+        ``"linear"``, ``"scatter"``, terminals by rank, or the path of a file with one terminal per line. ``None`` is
+        the placement that a trace records (``fabricsim.placement``), where there is none ``"linear"``.
     progress
         Called a few times per second with how far the run is.
 
@@ -112,7 +114,11 @@ def simulate(
     if endpoint == "ideal":
         _refuse_idle_endpoint(spec)
     terminals = terminal_of_rank(
-        placement, num_ranks=schedule.num_ranks, num_terminals=network.num_terminals, fabric=network.name
+        placement,
+        num_ranks=schedule.num_ranks,
+        num_terminals=network.num_terminals,
+        fabric=network.name,
+        recorded=workload.placement,
     )
     record = run_schedule(network, schedule, terminal_of_rank=terminals, seed=seed, kernel=kernel, progress=progress)
     return Result(
@@ -123,7 +129,7 @@ def simulate(
         info=RunInfo(
             spec_sha256=spec.spec_sha256,
             workload=workload.about,
-            placement=os.fspath(placement) if isinstance(placement, str | os.PathLike) else "explicit",
+            placement=placement_name(placement, workload.placement),
             endpoint=endpoint,
             seed=seed,
             wall_s=time.perf_counter() - started_s,
@@ -141,7 +147,7 @@ def replay(
     routing: str | None = None,
     packet: str | None = None,
     endpoint: str = "fitted",
-    placement: Placement = LINEAR,
+    placement: Placement | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Replay a recorded trace on a fabric.

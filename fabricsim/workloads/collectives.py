@@ -13,10 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.errors import ConfigError
+from fabricsim.errors import ConfigError, unknown
 from fabricsim.units import parse_bytes
-from fabricsim.workloads.schedule import Int32, Int64, MessageBlock, Operation, Schedule, Tasks, join_messages, offsets
-from fabricsim.workloads.trace_complaints import nearest
+from fabricsim.workloads.schedule import (
+    Int32,
+    Int64,
+    MessageBlock,
+    Operation,
+    Schedule,
+    Tasks,
+    join_messages,
+    offsets,
+    slices,
+)
 
 PART_ALIGNMENT_BYTES = 16
 """Equal parts are rounded down to multiples of this (NVIDIA/nccl-tests, ``(count / nranks) & -(16 / eltSize)``)."""
@@ -162,14 +171,12 @@ def reduce_binomial(demand: Demand) -> MessageBlock:
     by_target = np.argsort(parent, kind="stable")
     begin = np.searchsorted(parent[by_target], child, side="left")
     counts = np.searchsorted(parent[by_target], child, side="right") - begin
-    waits_first = offsets(counts)
-    within = np.arange(waits_first[-1]) - np.repeat(waits_first[:-1], counts)
     return MessageBlock(
         source=_places(child + demand.root, demand.num_ranks),
         target=_places(parent + demand.root, demand.num_ranks),
         size_bytes=np.full(len(child), demand.parts_bytes, dtype=np.int64),
-        waits_first=waits_first,
-        waits_for=by_target[np.repeat(begin, counts) + within].astype(np.int32),
+        waits_first=offsets(counts),
+        waits_for=by_target[slices(begin, counts)].astype(np.int32),
     )
 
 
@@ -356,7 +363,7 @@ def collective(
                 f"the operation '{op}' occurs in traces only and cannot be run by its size; use one of "
                 f"{', '.join(COLLECTIVES)}, or replay a trace"
             )
-        raise ConfigError(f"unknown collective {op!r}{nearest(op, COLLECTIVES)}; known: {', '.join(COLLECTIVES)}")
+        raise ConfigError(unknown("collective", op, COLLECTIVES))
     if not 1 <= ranks <= MAX_RANKS:
         raise ConfigError(f"a collective of {ranks} ranks cannot be run: use 1 to {MAX_RANKS}")
     name = choose_algorithm(op, algorithm)
@@ -382,7 +389,7 @@ def choose_algorithm(op: str, name: str | None) -> str:
     if name is None:
         return known[0]
     if name not in known:
-        raise ConfigError(f"unknown algorithm {name!r} of {op}{nearest(name, known)}; known: {', '.join(known)}")
+        raise ConfigError(unknown(f"algorithm of {op}", name, known))
     return name
 
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from fabricsim.errors import ConfigError
+from fabricsim.errors import ConfigError, unknown
 from fabricsim.workloads.collectives import ALGORITHMS, Demand, algorithms_of, chunks
 from fabricsim.workloads.replay_order import RowOrder, free_order, stream_order
 from fabricsim.workloads.replay_times import Times
@@ -27,7 +27,7 @@ from fabricsim.workloads.schedule import (
     slices,
 )
 from fabricsim.workloads.trace import OP_CODES, OP_NAMES, Trace, TraceColumns
-from fabricsim.workloads.trace_complaints import Complaints, nearest
+from fabricsim.workloads.trace_complaints import Complaints
 from fabricsim.workloads.trace_operations import (
     Collectives,
     Dependencies,
@@ -83,7 +83,7 @@ def schedule_from_trace(trace: Trace, mode: Mode = "dependency") -> Schedule:
         ``dependency``: the duration of each compute row), or a time does not fit int64 picoseconds.
     """
     if mode not in MODES:
-        raise ConfigError(f"unknown replay mode {mode!r}{nearest(mode, MODES)}; known: {', '.join(MODES)}")
+        raise ConfigError(unknown("replay mode", mode, MODES))
     rows = _Rows.of(trace)
     columns, num_rows = rows.columns, len(rows.columns)
     times = Times.of(trace, columns)

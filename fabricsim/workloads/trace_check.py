@@ -75,7 +75,7 @@ def summary(trace: Trace) -> dict[str, Any]:
     Keys: ``path``, ``schema_version``, ``rows``, ``batches``, ``world_size``, ``groups`` (``id``, ``name``,
     ``desc``, ``num_ranks``), ``ops`` (per operation ``rows``, ``send_bytes``, ``recv_bytes``, sums over all ranks),
     ``time_span_ns`` (earliest start to latest end, ``None`` where not recorded), ``recorded`` (optional column ->
-    rows that have a value), and ``t0_unix_ns``, ``clock``, ``complete``, ``source`` as in the metadata.
+    rows that have a value), and ``t0_unix_ns``, ``clock``, ``complete``, ``source``, ``placement`` as in the metadata.
     Raises ``TraceError`` where rows cannot be read.
     """
     recorded = {name: 0 for name in trace.column_names if COLUMN[name].nullable}
@@ -112,6 +112,7 @@ def summary(trace: Trace) -> dict[str, Any]:
         "clock": metadata.clock and asdict(metadata.clock),
         "complete": metadata.complete and asdict(metadata.complete),
         "source": metadata.source,
+        "placement": metadata.placement and list(metadata.placement),
     }
 
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fabricsim.workloads.trace_complaints import Complaints, few, nearest
+from fabricsim.errors import unknown
+from fabricsim.workloads.trace_complaints import Complaints, few
 from fabricsim.workloads.trace_schema import COLUMN, COLUMNS, OP_CODES, Column
 
 Int32 = npt.NDArray[np.int32]
@@ -201,12 +202,12 @@ def _check_values(column: Column, array: Any, first_row: int, complaints: Compla
             low = _mask(pc.less(array, column.minimum).fill_null(False))
             complain(low, lambda v: f"{v} is below {column.minimum}; {_negative_remedy(column)}")
     elif column.values is not None:
-        strange = {w for w in array.dictionary.to_pylist() if w not in column.values}
+        known = column.values
+        strange = {w for w in array.dictionary.to_pylist() if w not in known}
         if strange:
             words = np.array([w in strange for w in array.dictionary.to_pylist()] + [False])
             bad = words[array.indices.fill_null(-1).to_numpy()]
-            known = ", ".join(column.values)
-            complain(bad, lambda v: f"unknown word {v!r}{nearest(str(v), column.values or ())}; known: {known}")
+            complain(bad, lambda v: unknown("word", str(v), known))
 
 
 def _negative_remedy(column: Column) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,9 +64,3 @@ def few(values: Sequence[Any]) -> str:
     """Write out the first eight of *values* and how many there are, where they are more."""
     shown = ", ".join(str(value) for value in values[:8])
     return shown + (f", ... ({len(values)} in all)" if len(values) > 8 else "")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the known name nearest to *name*, or nothing."""
-    match = difflib.get_close_matches(name, list(known), 1)
-    return f" (did you mean {match[0]!r}?)" if match else ""

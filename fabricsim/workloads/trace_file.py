@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -12,9 +11,10 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 import pyarrow.ipc
 
-from fabricsim.errors import ConfigError, TraceError
+from fabricsim.errors import ConfigError, TraceError, nearest
+from fabricsim.files import whole_file
 from fabricsim.workloads.trace_columns import Decoder, TraceColumns, canonical_batch, concatenate
-from fabricsim.workloads.trace_complaints import Complaints, nearest
+from fabricsim.workloads.trace_complaints import Complaints
 from fabricsim.workloads.trace_metadata import VERSION, Group, TraceMetadata, parse_metadata
 from fabricsim.workloads.trace_schema import COLUMN, COLUMNS, MAX_ROWS_PER_BATCH, REQUIRED
 
@@ -160,23 +160,11 @@ class Trace:
         Batches hold at most 65,536 rows. The file appears under its name only once it is complete and on disk.
         Raises ``TraceError`` where rows are faulty and ``ConfigError`` where the file cannot be written.
         """
-        path = Path(path)
         table = self.table()
         # The IPC file format allows one dictionary per column.
         options = pa.ipc.IpcWriteOptions(compression=compression, unify_dictionaries=True)
-        part = path.with_name(path.name + ".part")
-        try:
-            with part.open("wb") as sink:
-                with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-                    writer.write_table(table, max_chunksize=MAX_ROWS_PER_BATCH)
-                sink.flush()
-                os.fsync(sink.fileno())
-            part.replace(path)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink()
+        with whole_file(path) as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
+            writer.write_table(table, max_chunksize=MAX_ROWS_PER_BATCH)
 
     def _raw_batches(self) -> Iterator[Any]:
         if isinstance(self._source, pa.Table):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.errors import TraceError
-from fabricsim.workloads.trace_complaints import few, nearest
+from fabricsim.errors import TraceError, nearest, unknown
+from fabricsim.workloads.trace_complaints import few
 
 FORMAT = "collective-trace"
 VERSION = (1, 0)
@@ -52,7 +52,12 @@ METADATA_KEYS = (
         "what the recorder is known to have lost",
     ),
     MetadataKey("fabricsim.source", False, '{"format": "kineto"}', "where the trace comes from; free JSON object"),
-    MetadataKey("fabricsim.placement", False, "[0, 1, 2]", "device number of each rank, as recorded"),
+    MetadataKey(
+        "fabricsim.placement",
+        False,
+        "[0, 1, 2]",
+        "device number of each rank: its terminal in a replay, unless `--placement` names another",
+    ),
 )
 
 
@@ -108,7 +113,8 @@ class Completeness:
 class TraceMetadata:
     """The schema metadata of a trace; ``None`` where the trace does not say.
 
-    ``placement`` is the device number of each rank. ``version`` is (major, minor) of the schema.
+    ``placement`` is the device number of each rank, which a replay takes for its terminal. ``version`` is
+    (major, minor) of the schema.
     """
 
     world_size: int
@@ -251,10 +257,10 @@ def _version(texts: Mapping[str, str], where: str) -> tuple[int, int]:
 
 def _refuse_unknown_keys(texts: Mapping[str, str], version: tuple[int, int], where: str) -> None:
     known = [key.name.removeprefix(PREFIX) for key in METADATA_KEYS]
-    unknown = [key for key in texts if key not in known]
-    if unknown and version <= VERSION:
-        hint = nearest(unknown[0], known)
-        raise TraceError(f"{where}: unknown metadata {PREFIX}{unknown[0]}{hint}; keys of others need another prefix")
+    strange = [key for key in texts if key not in known]
+    if strange and version <= VERSION:
+        hint = nearest(strange[0], known)
+        raise TraceError(f"{where}: unknown metadata {PREFIX}{strange[0]}{hint}; keys of others need another prefix")
 
 
 @dataclass(frozen=True)
@@ -342,8 +348,8 @@ _RANGE_FIELDS = {"start", "stride", "count"}
 def _group(entry: Any, world_size: int, where: str) -> Group:
     if not isinstance(entry, Mapping):
         raise TraceError(f"{where} is no object; it must have the keys {', '.join(_GROUP_FIELDS)}")
-    if unknown := [key for key in entry if key not in _GROUP_FIELDS]:
-        raise TraceError(f"{where} has an unknown key {unknown[0]!r}{nearest(unknown[0], _GROUP_FIELDS)}")
+    if strange := [key for key in entry if key not in _GROUP_FIELDS]:
+        raise TraceError(f"{where}: {unknown('key', str(strange[0]), _GROUP_FIELDS)}")
     if missing := [key for key in ("id", "ranks") if key not in entry]:
         raise TraceError(f"{where} lacks {' and '.join(missing)}; name them")
     if type(entry["id"]) is not int:

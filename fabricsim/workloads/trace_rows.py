@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fabricsim.errors import TraceError
-from fabricsim.workloads.trace_complaints import nearest
+from fabricsim.errors import TraceError, nearest
 from fabricsim.workloads.trace_file import Trace
 from fabricsim.workloads.trace_metadata import Clock, Completeness, Group, TraceMetadata, as_groups
 from fabricsim.workloads.trace_schema import COLUMN, COLUMNS, MAX_ROWS_PER_BATCH, REQUIRED, Column
@@ -67,9 +66,9 @@ def _column_names(rows: Sequence[Mapping[str, Any]]) -> set[str]:
     """Name the columns that hold a value in any row; refuse unknown ones and missing required ones."""
     names = set(REQUIRED) - {"op_id"}
     for index, row in enumerate(rows):
-        if unknown := [name for name in row if name not in COLUMN]:
-            hint = nearest(unknown[0], COLUMN)
-            raise TraceError(f"row {index}: unknown column {unknown[0]}{hint}; put what has no column into annotations")
+        if strange := [name for name in row if name not in COLUMN]:
+            hint = nearest(strange[0], COLUMN)
+            raise TraceError(f"row {index}: unknown column {strange[0]}{hint}; put what has no column into annotations")
         names.update(name for name, value in row.items() if value is not None)
     for index, row in enumerate(rows):
         if missing := [name for name in REQUIRED if name in names and row.get(name) is None]:

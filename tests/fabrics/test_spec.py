@@ -41,12 +41,20 @@ def refused(text: str, old: str, new: str) -> str:
         (
             "[link.gpu-nvswitch.latency]",
             "[link.gpu-nvswitch.latncy]",
-            ["2 faults", "link.gpu-nvswitch.latncy: unknown key; did you mean latency?", "latency: is missing; add it"],
+            [
+                "2 faults",
+                "link.gpu-nvswitch.latncy: unknown key 'latncy' (did you mean 'latency'?); known:",
+                "latency: is missing; add it",
+            ],
         ),
-        ("[terminal.slots]", "[terminal.slot]", ["terminal.slot: unknown key; did you mean slots?"]),
-        ("[topology.planes]", "[topology.plane]", ["topology.plane: unknown key; did you mean planes?"]),
+        ("[terminal.slots]", "[terminal.slot]", ["terminal.slot: unknown key 'slot' (did you mean 'slots'?)"]),
+        ("[topology.planes]", "[topology.plane]", ["topology.plane: unknown key 'plane' (did you mean 'planes'?)"]),
         ('title = "', 'colour = "green"\ntitle = "', ["my.toml: colour: unknown key", "known: format, name, title"]),
-        ("[link.gpu-nvswitch.", "[link.gpu-l1.", ["link.gpu-l1: no such channels", "link.gpu-nvswitch: is missing"]),
+        (
+            "[link.gpu-nvswitch.",
+            "[link.gpu-l1.",
+            ["link.gpu-l1: unknown channel class 'gpu-l1'", "link.gpu-nvswitch: is missing"],
+        ),
         ('kind = "clos"', 'kind = "torus"', ["topology.kind: found 'torus'; write one of clos, full_mesh"]),
         ('kind = "clos"\n', "", ["topology.kind: found None; write one of clos, full_mesh"]),
         (
@@ -63,8 +71,16 @@ def refused(text: str, old: str, new: str) -> str:
             ["tier.spine: is missing", "link.nvswitch-spine: is missing; add a table [link.nvswitch-spine]"],
         ),
         ('tiers = ["nvswitch"]', 'tiers = ["nv-switch"]', ["topology.tiers.0: found 'nv-switch'", "pattern"]),
-        ("[tier.nvswitch.", "[tier.nvswich.", ["tier.nvswich: not among", "did you mean nvswitch?"]),
-        ('packet = "bulk"', 'packet = "bluk"', ["defaults.packet: found 'bluk'; did you mean bulk?"]),
+        (
+            "[tier.nvswitch.",
+            "[tier.nvswich.",
+            ["tier.nvswich: unknown tier of the topology 'nvswich' (did you mean 'nvswitch'?)"],
+        ),
+        (
+            'packet = "bulk"',
+            'packet = "bluk"',
+            ["defaults.packet: unknown packet format 'bluk' (did you mean 'bulk'?)"],
+        ),
         ("[packet.bulk.", "[packet.Bulk.", ["packet.Bulk: found 'Bulk'", "pattern"]),
         ("[defaults]", '[defaults]\nrouting = "spray"', ["defaults.routing: found 'spray'", "one path", "drop it"]),
         ('format = "fabricsim.fabric/1"', 'format = "x/2"', ["format: found 'x/2'", "'fabricsim.fabric/1'"]),
@@ -127,7 +143,7 @@ def test_unknown_fabric_names_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
         load_fabric("nvl27")
     message = str(caught.value)
-    assert "unknown fabric 'nvl27'; did you mean nvl72?" in message
+    assert "unknown fabric 'nvl27' (did you mean 'nvl72'?); known: " in message
     assert all(name in message for name in fabric_names())
     assert "ends in .toml" in message
 
@@ -224,9 +240,17 @@ def test_packet_and_routing_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("fabric", "choice", "message"),
     [
-        ("cloudmatrix384", {"packet": "bulky"}, "unknown packet format 'bulky'; did you mean bulk? known: bulk, load_"),
-        ("cloudmatrix384", {"routing": "adaptive"}, "unknown routing 'adaptive'; use one of spray, deterministic"),
-        ("cloudmatrix384", {"endpoint": "idle"}, "unknown endpoint 'idle'; did you mean ideal? known: fitted, ideal"),
+        (
+            "cloudmatrix384",
+            {"packet": "bulky"},
+            "unknown packet format 'bulky' (did you mean 'bulk'?); known: bulk, load_",
+        ),
+        ("cloudmatrix384", {"routing": "adaptive"}, "unknown routing 'adaptive'; known: spray, deterministic"),
+        (
+            "cloudmatrix384",
+            {"endpoint": "idle"},
+            "unknown endpoint 'idle' (did you mean 'ideal'?); known: fitted, ideal",
+        ),
         ("nvl72", {"routing": "spray"}, "the routing 'spray' has no effect, each pair has one path per plane"),
         ("cloudmatrix384-mesh", {"routing": "spray"}, "the routing 'spray' has no effect"),
     ],

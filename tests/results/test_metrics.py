@@ -12,12 +12,7 @@ from fabricsim.results.metrics import (
     histogram_distribution,
     utilization,
 )
-
-
-def bucket(value_ps: int) -> int:
-    """The bucket of a value as docs/physics.md, section 10, defines it."""
-    shift = max(value_ps.bit_length() - 8, 0)
-    return value_ps if value_ps < 128 else 128 * shift + (value_ps >> shift)
+from tests.engine.test_equality import bucket
 
 
 def histogram(values_ps: list[int]) -> np.ndarray:

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fabricsim.errors import ConfigError
-from fabricsim.results.placement import Placement, terminal_of_rank
+from fabricsim.results.placement import Placement, placement_name, terminal_of_rank
 
 
-def place(placement: Placement, ranks: int = 3, terminals: int = 8) -> list[int]:
+def place(
+    placement: Placement | None, ranks: int = 3, terminals: int = 8, recorded: Sequence[int] | None = None
+) -> list[int]:
     """Place ranks on a fabric called f."""
-    terminal = terminal_of_rank(placement, num_ranks=ranks, num_terminals=terminals, fabric="f")
+    terminal = terminal_of_rank(placement, num_ranks=ranks, num_terminals=terminals, fabric="f", recorded=recorded)
     assert terminal.dtype == np.int32
     return terminal.tolist()
 
@@ -29,6 +33,35 @@ def test_scatter_spreads_ranks_evenly() -> None:
 def test_explicit_terminals_are_taken() -> None:
     """A sequence says where each rank sits."""
     assert place([7, 0, 3]) == [7, 0, 3]
+
+
+def test_a_recorded_placement_counts_unless_another_is_asked_for() -> None:
+    """None is the recorded one; linear, asked for, is linear; without either it is linear too."""
+    assert place(None, recorded=(5, 0, 2)) == [5, 0, 2]
+    assert place("linear", recorded=(5, 0, 2)) == [0, 1, 2]
+    assert place([1, 2, 3], recorded=(5, 0, 2)) == [1, 2, 3]
+    assert place(None) == [0, 1, 2]
+
+
+def test_every_placement_has_a_name() -> None:
+    """What was asked for, or what stands in its place."""
+    assert placement_name(None, None) == placement_name("linear", (5, 0)) == "linear"
+    assert placement_name(None, (5, 0)) == "recorded"
+    assert placement_name([0, 1], (5, 0)) == "explicit"
+    assert placement_name(Path("a") / "b", None) == os.path.join("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [
+        ((0, 1, 8), r"fabricsim\.placement\[2\]: there is no terminal 8 on f; terminals are 0 to 7, or choose another"),
+        ((0, 1, 0), r"fabricsim\.placement\[2\]: terminal 0 is already taken by .*placement\[0\]; .* such as linear"),
+    ],
+)
+def test_a_recorded_placement_that_does_not_fit_is_refused(recorded: tuple[int, ...], words: str) -> None:
+    """Key and rank are named, and that another placement may be asked for."""
+    with pytest.raises(ConfigError, match=words):
+        place(None, recorded=recorded)
 
 
 def test_a_file_has_one_terminal_per_line(tmp_path: Path) -> None:

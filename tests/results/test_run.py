@@ -104,6 +104,21 @@ def test_replay_takes_a_trace_a_path_or_a_table(tiny: fs.FabricSpec, small_trace
     assert results[1].summary()["workload"]["mode"] == "dependency"
 
 
+def test_a_recorded_placement_is_that_of_the_replay(tiny: fs.FabricSpec, small_trace: fs.Trace) -> None:
+    """The trace says where its ranks were; a placement that is asked for wins; the summary says which it was."""
+    metadata = dataclasses.replace(small_trace.metadata, placement=(3, 1)).to_arrow()
+    trace = fs.Trace.from_table(small_trace.table().replace_schema_metadata(metadata))
+    for placement, terminals, said in (
+        (None, [3, 1], "recorded"),
+        ("linear", [0, 1], "linear"),
+        ([2, 0], [2, 0], "explicit"),
+    ):
+        result = replay(trace, tiny, kernel="python", placement=placement)
+        assert result.terminal_of_rank.tolist() == terminals
+        assert result.summary()["workload"]["placement"] == said
+    assert replay(small_trace, tiny, kernel="python").summary()["workload"]["placement"] == "linear"
+
+
 def test_recorded_times_stand_beside_simulated_ones(tiny: fs.FabricSpec, small_trace: fs.Trace) -> None:
     """The recording took 2,000 ns less the skew of 1 ns: from its last start to its last end."""
     result = replay(small_trace, tiny, kernel="python", mode="recorded")

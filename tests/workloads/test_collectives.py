@@ -407,7 +407,7 @@ def test_splits_are_used_as_given() -> None:
         ({"op": "barrier", "size": 64}, "'barrier' occurs in traces only"),
         (
             {"op": "all_reduce", "size": 64, "algorithm": "rign"},
-            r"unknown algorithm 'rign' of all_reduce \(did you mean 'ring'\?\); known: ring",
+            r"unknown algorithm of all_reduce 'rign' \(did you mean 'ring'\?\); known: ring",
         ),
         ({"op": "all_reduce", "size": 64, "algorithm": "direct"}, "known: ring"),
         ({"op": "all_reduce"}, "needs a size"),

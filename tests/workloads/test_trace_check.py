@@ -459,7 +459,9 @@ def test_a_sum_that_wraps_to_its_total_is_found():
 def test_a_summary_counts_what_is_there(tmp_path):
     """Rows and bytes per operation, the span of times and the columns that were recorded."""
     rows = [*all_to_all_v(MATRIX), *all_reduce(1, t_start_ns=10, t_end_ns=70), compute(0)]
-    trace = pair_trace(rows, clock=Clock(True), complete=Completeness((1,), 2), t0_unix_ns=5, source={"a": 1})
+    trace = pair_trace(
+        rows, clock=Clock(True), complete=Completeness((1,), 2), t0_unix_ns=5, source={"a": 1}, placement=[1, 0]
+    )
     trace.write(tmp_path / "x.arrow")
     assert summary(Trace.open(tmp_path / "x.arrow")) == {
         "path": str(tmp_path / "x.arrow"),
@@ -485,6 +487,7 @@ def test_a_summary_counts_what_is_there(tmp_path):
         "clock": {"aligned": True, "max_skew_ns": None},
         "complete": {"missing_ranks": (1,), "dropped_ops": 2},
         "source": {"a": 1},
+        "placement": [1, 0],
     }
 
 

@@ -24,6 +24,7 @@ from fabricsim.workloads.importers.documents import Document, read_documents
 from fabricsim.workloads.importers.execution_trace import is_execution_trace, read_execution_trace
 from fabricsim.workloads.importers.kineto_file import COLLECTIVE_KEY, Kernel, Profile, is_kineto, read_profile
 from fabricsim.workloads.importers.pytorch import KERNEL_FUNCTIONS, ROOTED, Call, bytes_per_peer, dtype_of
+from fabricsim.workloads.trace_complaints import few
 
 if TYPE_CHECKING:
     from fabricsim.workloads.trace import Clock, Trace
@@ -139,7 +140,7 @@ def _by_rank(documents: Iterable[Document]) -> tuple[list[Profile], dict[int, li
     if missing := [rank for rank in range(first.world_size) if rank not in profiles]:
         raise TraceError(
             f"{first.name}: the job has {first.world_size} ranks, the recording {len(profiles)}; missing ranks: "
-            f"{_few(missing)}. A collective cannot be replayed without all its members: add their Kineto files"
+            f"{few(missing)}. A collective cannot be replayed without all its members: add their Kineto files"
         )
     if stray := sorted(set(execution_traces) - set(range(first.world_size))):
         name = names["execution trace", stray[0]]
@@ -238,7 +239,7 @@ def _with_members(profile: Profile, pairs: _Pairs) -> _Pairs:
         else:
             name, members = call.group, profile.groups.get(call.group) or call.ranks
         if profile.rank not in members:
-            known = f"has ranks {_few(members)}, not the caller {profile.rank}" if members else "has unknown ranks"
+            known = f"has ranks {few(members)}, not the caller {profile.rank}" if members else "has unknown ranks"
             raise TraceError(f"{call.where}: process group {name!r} {known}; record with pg_config in distributedInfo")
         complete.append((kernel, replace(call, group=name, ranks=members)))
     return complete
@@ -320,7 +321,3 @@ def _clock(rows: Iterable[dict[str, Any]]) -> Clock | None:
         return None
     aligned = all(min(end for _, end in span) >= max(start for start, _ in span) for span in spans.values())
     return Clock(aligned, max(max(end for _, end in span) - min(end for _, end in span) for span in spans.values()))
-
-
-def _few(ranks: Sequence[int]) -> str:
-    return ", ".join(map(str, ranks[:8])) + f" and {len(ranks) - 8} more" * (len(ranks) > 8)

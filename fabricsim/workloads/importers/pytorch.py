@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fabricsim.errors import TraceError
+from fabricsim.errors import TraceError, unknown
 
 #: The host operation that every recorder writes per collective call.
 HOST_CALL = "record_param_comms"
@@ -93,7 +93,7 @@ class Call:
 def dtype_of(type_name: str, where: str) -> tuple[str, int]:
     """Dtype and bits of an element of the recorded type; TraceError if the type is unknown."""
     if type_name not in DTYPES:
-        raise TraceError(f"{where}: element type {type_name!r} is unknown; known are {', '.join(sorted(DTYPES))}")
+        raise TraceError(f"{where}: {unknown('element type', type_name, sorted(DTYPES))}")
     return DTYPES[type_name]
 
 

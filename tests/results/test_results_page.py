@@ -1,0 +1,99 @@
+"""docs/results.md says what a summary holds and how commands end, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fabricsim as fs
+from fabricsim import cli
+from fabricsim.results import doctor, documents, result
+from fabricsim.results.run import collective_sweep
+from tests.results.small import finished
+
+PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+TYPES = {str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
+UNITS = {"_bytes": "B", "_ps": "ps", "_us": "us", "_per_s": "1/s", "_s": "s", "_GBps": "GB/s"}
+
+
+def table(header: str) -> list[list[str]]:
+    """Give the cells of the table under a header line."""
+    (body,) = re.findall(rf"^{re.escape(header)}\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in body.splitlines()]
+
+
+def fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Give path and type of every field of a document, channel classes written ``<class>``."""
+    if isinstance(value, dict) and value:
+        for key, entry in value.items():
+            inner = "<class>" if path == "utilization" else key
+            yield from fields(entry, f"{path}.{inner}" if path else inner)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from fields(entry, f"{path}[]")
+    else:
+        yield path, "object" if value == {} else TYPES[type(value)]
+
+
+@pytest.fixture(scope="module")
+def summaries(tiny: fs.FabricSpec, small_trace: fs.Trace, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Summaries of a collective, of a trace in a file, and of runs in which a figure is not defined."""
+    path = tmp_path_factory.mktemp("traces") / "small.arrow"
+    small_trace.write(path)
+    sweep = {"sizes": "4KiB", "min_size": None, "max_size": None, "factor": None, "algorithm": None}
+    (workload,) = collective_sweep("all_to_all", ranks=4, **sweep)
+    alone = fs.collective("all_to_all", size="16B", ranks=1)  # moves nothing, in no time where terminals are ideal
+    run = fs.simulate("cloudmatrix384", alone, kernel="python", endpoint="ideal")
+    at_once = replace(run.record, engine_s=0.0)
+    return [
+        fs.simulate(tiny, workload, kernel="python").summary(command="fabricsim run"),
+        fs.replay(path, tiny, kernel="python").summary(),
+        run.summary(),
+        finished(run.network, alone, at_once).summary(),
+    ]
+
+
+def test_the_page_has_every_field_of_a_summary_and_no_other(summaries: list[Any]) -> None:
+    """A field, and a type of it, is on the page if and only if a real summary has it."""
+    found: dict[str, set[str]] = {}
+    for summary in summaries:
+        for path, kind in fields(summary):
+            found.setdefault(path, set()).add(kind)
+    rows = table("| field | type | unit | meaning |")
+    documented = {path.strip("`"): set(kinds.split(" or ")) for path, kinds, _, _ in rows}
+    assert documented.keys() == found.keys()
+    assert {path: kinds - found[path] for path, kinds in documented.items() if kinds != found[path]} == {}
+
+
+def test_units_are_those_of_the_names() -> None:
+    """The unit of a field is the one at the end of its name or of its object's; every field has a meaning."""
+    for path, _, unit, meaning in table("| field | type | unit | meaning |"):
+        in_name = [UNITS[end] for part in path.strip("`").split(".") for end in UNITS if part.endswith(end)]
+        assert unit in (in_name[:1] or ["", "fraction"]), path
+        assert meaning
+
+
+def test_schemas_are_those_of_the_documents() -> None:
+    """The page has the name of every schema that a command writes."""
+    schemas = [re.findall(r"`(fabricsim\.\w+/\d+)`", row[1])[0] for row in table("| command | schema |")]
+    assert schemas == [
+        result.SCHEMA,
+        documents.FABRICS_SCHEMA,
+        documents.FABRIC_SCHEMA,
+        documents.TRACE_SCHEMA,
+        doctor.SCHEMA,
+    ]
+
+
+def test_exit_codes_are_those_of_the_errors() -> None:
+    """Every class of error stands beside its code, the signals beside theirs."""
+    rows = {int(code): name.strip("`") for code, name, _ in table("| code | Python | meaning |")}
+    errors = {error.exit_code: error.__name__ for error in fs.FabricsimError.__subclasses__()}
+    others = {0: "", fs.FabricsimError.exit_code: "", cli.EXIT_SIGPIPE: "", cli.EXIT_SIGTERM: "InterruptedRunError"}
+    assert rows == errors | others
+    assert cli.EXIT_SIGINT == fs.InterruptedRunError.exit_code
