@@ -49,7 +49,6 @@ typedef struct {
     int64_t limit_ps; /* the run ends before this time */
     int64_t tasks_left; /* tasks that have not ended */
     int64_t delivered_packets; /* packets ejected so far */
-    int64_t delivered_messages; /* messages with packets that are complete */
     int64_t packet_latency_sum_ps; /* over the packets of this slice; the driver drains it */
     int64_t packet_latency_max_ps; /* largest packet latency so far */
     int32_t free_arrival_block; /* head of the list of free arrival blocks */

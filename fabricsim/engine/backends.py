@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fabricsim.engine import _jit
 from fabricsim.engine.layout import State
-from fabricsim.errors import ConfigError
+from fabricsim.errors import ConfigError, unknown
 
 KERNELS = ("auto", "numba", "c", "python")  #: what ``--kernel`` takes
 
@@ -41,12 +41,18 @@ def available() -> tuple[Availability, ...]:
 def choose(kernel: str) -> tuple[str, str]:
     """Return the kernel that *kernel* stands for and the reason; ConfigError if it cannot run."""
     if kernel not in KERNELS:
-        raise ConfigError(f"unknown kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
+        raise ConfigError(unknown("kernel", kernel, KERNELS))
     if kernel == "c":
         raise ConfigError(f"--kernel c: {NO_C_KERNEL}; use --kernel auto or numba")
     if kernel == "auto":
         return "numba", f"auto: {NO_C_KERNEL}"
     return kernel, "asked for"
+
+
+def is_compiled() -> bool:
+    """Tell whether the compiled kernel is at hand: used in this process before, or in the cache."""
+    folder = _jit.cache_folder()
+    return bool(getattr(load("numba"), "signatures", ())) or (folder is not None and any(folder.rglob("*.nbi")))
 
 
 @functools.cache

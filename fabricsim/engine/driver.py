@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ class Progress:
     delivered_packets: int
     total_packets: int
     elapsed_s: float
+    compiling: bool = False  #: the kernel is about to be compiled, which takes some seconds
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Simulation:
         the time limit. KeyboardInterrupt passes through, between two slices.
         """
         if self.kernel == "numba":
+            if progress is not None and not backends.is_compiled():
+                progress(replace(self.progress(0.0), compiling=True))
             self.advance(0)  # compiles; a slice of no events changes nothing
         begin_s = time.perf_counter()
         max_events = 1_000

@@ -52,14 +52,25 @@ mix32 = jit(hashing.mix32)
 
 
 @jit
+def inbox_at(state: State, node: int, time_ps: int) -> int:
+    """Return the inbox of *node* for *time_ps*, or its farthest one if that lies beyond the wheel.
+
+    A record that is gathered before its window is put off again; times beyond the wheel are rare.
+    """
+    clock = state.clock[0]
+    window = time_ps >> clock["window_shift"]
+    farthest = (clock["window_start_ps"] >> clock["window_shift"]) + clock["wheel_mask"]
+    return (min(window, farthest) & clock["wheel_mask"]) * clock["num_nodes"] + node
+
+
+@jit
 def push_arrival(
     state: State, channel: int, time_ps: int, injected_ps: int, message: int, flow: int, destination: int, payload: int
 ) -> None:
     """Announce a packet head to the node at the end of *channel*."""
     clock = state.clock[0]
     arrival_blocks = state.arrival_blocks
-    window = (time_ps >> clock["window_shift"]) & clock["wheel_mask"]
-    inbox = state.inboxes[window * clock["num_nodes"] + state.channels[channel]["target_node"]]
+    inbox = state.inboxes[inbox_at(state, int64(state.channels[channel]["target_node"]), time_ps)]
     count = inbox["num_arrivals"]
     block = inbox["last_arrival_block"]
     if count & (BLOCK - 1) == 0:
@@ -90,8 +101,7 @@ def return_credit(state: State, channel: int, time_ps: int, num_bytes: int) -> N
     """Give room back to the sender of *channel*, usable from *time_ps* on."""
     clock = state.clock[0]
     credit_blocks = state.credit_blocks
-    window = (time_ps >> clock["window_shift"]) & clock["wheel_mask"]
-    inbox = state.inboxes[window * clock["num_nodes"] + state.channels[channel]["source_node"]]
+    inbox = state.inboxes[inbox_at(state, int64(state.channels[channel]["source_node"]), time_ps)]
     count = inbox["num_credits"]
     block = inbox["last_credit_block"]
     if count & (BLOCK - 1) == 0:
@@ -114,7 +124,23 @@ def return_credit(state: State, channel: int, time_ps: int, num_bytes: int) -> N
 
 
 @jit
-def gather_credits(state: State, inbox_index: int) -> None:
+def put_off_arrival(state: State, index: int) -> None:
+    """Announce an arrival again that lies beyond this window."""
+    arrival = state.arrivals[index]
+    push_arrival(
+        state,
+        int64(arrival["channel"]),
+        arrival["time_ps"],
+        arrival["injected_ps"],
+        int64(arrival["message"]),
+        int64(arrival["flow"]),
+        int64(arrival["destination"]),
+        int64(arrival["payload_bytes"]),
+    )
+
+
+@jit
+def gather_credits(state: State, inbox_index: int, window_end_ps: int) -> None:
     """Chain the credits of this window to their channels, each chain in time order; wake blocked injectors."""
     inbox = state.inboxes[inbox_index]
     credits_ = state.credits
@@ -126,6 +152,9 @@ def gather_credits(state: State, inbox_index: int) -> None:
             credit = credits_[index]
             channel = state.channels[credit["channel"]]
             time_ps = credit["time_ps"]
+            if time_ps >= window_end_ps:
+                return_credit(state, int64(credit["channel"]), time_ps, int64(credit["bytes"]))
+                continue
             last = channel["credit_last"]
             if channel["credit_first"] == NONE:
                 credit["next"] = NONE
@@ -459,7 +488,7 @@ def process_switch(state: State, node: int, inbox_index: int, window_end_ps: int
     row = state.nodes[node]
     inbox = state.inboxes[inbox_index]
     channels = state.channels
-    gather_credits(state, inbox_index)
+    gather_credits(state, inbox_index, window_end_ps)
     first_output = row["first_output"]
     end_output = first_output + row["num_outputs"]
     for channel in range(first_output, end_output):
@@ -471,12 +500,18 @@ def process_switch(state: State, node: int, inbox_index: int, window_end_ps: int
         keys = state.keys
         window_start_ps = state.clock[0]["window_start_ps"]
         block = inbox["first_arrival_block"]
-        place = ZERO
-        while place < count:
+        left = count
+        count = ZERO
+        while left > 0:
             first = block << BLOCK_SHIFT
-            for index in range(first, first + min(count - place, BLOCK)):
-                keys[place]["key"] = ((state.arrivals[index]["time_ps"] - window_start_ps) << INDEX_BITS) | index
-                place += 1
+            for index in range(first, first + min(left, BLOCK)):
+                time_ps = state.arrivals[index]["time_ps"]
+                if time_ps >= window_end_ps:
+                    put_off_arrival(state, index)
+                    continue
+                keys[count]["key"] = ((time_ps - window_start_ps) << INDEX_BITS) | index
+                count += 1
+            left -= BLOCK
             block = state.arrival_blocks[block]["next"]
         sort_keys(state, ZERO, count)
         place = ZERO
@@ -547,7 +582,6 @@ def eject_packet(state: State, terminal: int, index: int) -> None:
     message["packets_left"] -= 1
     message["complete_ps"] = max(message["complete_ps"], end_ps)
     if message["packets_left"] == 0:
-        clock["delivered_messages"] += 1
         add_timer(state, terminal, message["complete_ps"], MESSAGE_COMPLETE, message_index)
 
     latency_ps = end_ps - arrival["injected_ps"]
@@ -872,14 +906,17 @@ def process_terminal(state: State, node: int, terminal: int, inbox_index: int, w
     row = state.nodes[node]
     wakes = state.wakes
     inbox = state.inboxes[inbox_index]
-    gather_credits(state, inbox_index)
+    gather_credits(state, inbox_index, window_end_ps)
     left = inbox["num_arrivals"]
     if left > 0:
         block = inbox["first_arrival_block"]
         while left > 0:
             first = block << BLOCK_SHIFT
             for index in range(first, first + min(left, BLOCK)):
-                eject_packet(state, terminal, index)
+                if state.arrivals[index]["time_ps"] >= window_end_ps:
+                    put_off_arrival(state, index)
+                else:
+                    eject_packet(state, terminal, index)
             left -= BLOCK
             block = state.arrival_blocks[block]["next"]
         free_arrivals(state, inbox_index)
@@ -989,11 +1026,12 @@ def run_domain(state: State, domain: int) -> int:
             arrivals = inbox["num_arrivals"]
             if arrivals == 0 and inbox["num_credits"] == 0 and nodes[node]["wake_ps"] >= window_end_ps:
                 continue
-            # Each start announces an arrival; each ejection, and each start at a switch, returns a credit.
+            # Each start announces an arrival; each ejection, and each start at a switch, returns a credit. All that
+            # came may be put off.
             code = SLICE
-            if clock["num_free_arrival_blocks"] < nodes[node]["max_starts"]:
+            if clock["num_free_arrival_blocks"] < nodes[node]["max_starts"] + arrivals:
                 code = ARRIVALS_FULL
-            elif clock["num_free_credit_blocks"] < nodes[node]["max_starts"] + arrivals:
+            elif clock["num_free_credit_blocks"] < nodes[node]["max_starts"] + arrivals + inbox["num_credits"]:
                 code = CREDITS_FULL
             elif clock["num_free_packets"] < arrivals:
                 code = PACKETS_FULL

@@ -104,7 +104,6 @@ TABLES = (
             Field("limit_ps", "i8", "the run ends before this time"),
             Field("tasks_left", "i8", "tasks that have not ended"),
             Field("delivered_packets", "i8", "packets ejected so far"),
-            Field("delivered_messages", "i8", "messages with packets that are complete"),
             Field("packet_latency_sum_ps", "i8", "over the packets of this slice; the driver drains it"),
             Field("packet_latency_max_ps", "i8", "largest packet latency so far"),
             Field("free_arrival_block", "i4", "head of the list of free arrival blocks"),

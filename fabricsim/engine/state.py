@@ -16,6 +16,9 @@ Int64 = npt.NDArray[np.int64]
 #: A run ends with an error before this time (about 27 days), far from where int64 picoseconds would wrap.
 LIMIT_PS = 1 << 61
 
+#: Inboxes reach at most so many windows ahead; what lies beyond is put off.
+MAX_WHEEL_WINDOWS = 1 << 10
+
 #: An epoch is at most so many windows, so that a slice stays short.
 MAX_EPOCH_WINDOWS = 16
 
@@ -199,9 +202,12 @@ class Durations:
         key = (num, den, payload_num, payload_den)
         if key not in self._known:
             wire_ps = -(-self._rows[0] * num // den)
-            payload_ps = -(-self._payload * payload_num // payload_den)
-            self._known[key] = len(self._rows) * self.length
-            self._rows.append(np.maximum(wire_ps, payload_ps))
+            row_ps = np.maximum(wire_ps, -(-self._payload * payload_num // payload_den))
+            if payload_num and np.array_equal(row_ps, wire_ps):
+                self._known[key] = self._row(num, den, 0, 1)  # a limit that never limits
+            else:
+                self._known[key] = len(self._rows) * self.length
+                self._rows.append(row_ps)
         return self._known[key]
 
     def at(self, row: npt.NDArray[np.integer], payload: int) -> Int64:
@@ -339,19 +345,20 @@ def most_arrivals(numbering: Numbering, channels: Rows, durations: Durations, sh
 
 
 def wheel_length(network: Network, durations: Durations, shift: int) -> int:
-    """Return how many windows ahead an inbox can be, rounded up to a power of two.
+    """Return how many windows ahead inboxes reach: a power of two.
 
-    An arrival is announced one latency ahead; a credit one serialization and one latency; a credit of an ejection when
-    all that the buffer holds is ejected.
+    An arrival is announced one latency ahead, a credit one serialization and one latency. Where the ejection is slower
+    than the wire, the buffer fills and a credit is known when all before it are ejected.
     """
     wires = network.channels
+    serialization_ps = durations.at(durations.serialization_row, durations.length - 1)
     # Ceilings, and one more for the rounding of each packet: the buffer holds at most one packet per byte.
     wire_ps = -(-wires.ps_per_byte_num // wires.ps_per_byte_den)
     payload_ps = -(-wires.ejection_ps_per_byte_num // wires.ejection_ps_per_byte_den)
-    ejection_ps = (np.maximum(wire_ps, payload_ps) + 1) * wires.buffer_bytes
-    serialization_ps = durations.at(durations.serialization_row, durations.length - 1)
-    ahead_ps = int(wires.latency_ps.max()) + int(max(serialization_ps.max(), ejection_ps.max()))
-    windows = (ahead_ps >> shift) + 3
+    backlog_ps = (np.maximum(wire_ps, payload_ps) + 1) * wires.buffer_bytes
+    slower = durations.ejection_row != durations.serialization_row
+    ahead_ps = int(wires.latency_ps.max()) + int(np.where(slower, backlog_ps, serialization_ps).max())
+    windows = min((ahead_ps >> shift) + 3, MAX_WHEEL_WINDOWS)
     return 1 << (windows - 1).bit_length()
 
 

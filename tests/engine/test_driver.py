@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fabricsim.engine import backends
 from fabricsim.engine.check import check
 from fabricsim.engine.driver import Progress, RunRecord, Simulation, run_schedule
 from fabricsim.engine.layout import NONE, Code
-from fabricsim.engine.state import LIMIT_PS, grow
+from fabricsim.engine.state import LIMIT_PS, allocate, grow
 from fabricsim.errors import ConfigError, SelfCheckError, StallError
 from fabricsim.fabrics import load_fabric
 from fabricsim.workloads.collectives import collective
@@ -88,6 +93,26 @@ def test_progress_is_told_and_grows() -> None:
     assert (last.tasks_ended, last.num_tasks) == (72, 72)
     assert last.delivered_packets == last.total_packets == record.packets
     assert last.packet_hops == record.packet_hops == 2 * record.packets
+
+
+def test_a_compilation_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no compiled kernel is at hand the first report says so; where there is one, none does."""
+    seen: list[Progress] = []
+    on_nvl72(all_to_all()).run(seen.append)
+    assert not any(report.compiling for report in seen)
+    monkeypatch.setattr("fabricsim.engine.backends.is_compiled", lambda: False)
+    on_nvl72(all_to_all()).run(seen.append)
+    assert [report.compiling for report in seen].count(True) == 1
+
+
+def test_a_kernel_is_compiled_once_used(tmp_path: Path) -> None:
+    """Without a cache a fresh process has no compiled kernel; after a use it has."""
+    code = "from fabricsim.engine import backends\nprint(backends.is_compiled())"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "False"
+    on_nvl72(all_to_all()).run()
+    assert backends.is_compiled()
 
 
 def test_an_interrupt_leaves_between_slices() -> None:
@@ -176,22 +201,101 @@ def test_messages_that_wait_for_each_other_are_named() -> None:
     assert "'operation0' at rank 0 waits for 1 messages that never became ready" in said
 
 
-@pytest.mark.parametrize(
-    ("table", "field"),
-    [
-        ("channels", "room_bytes"),
-        ("domains", "in_flight"),
-        ("clock", "tasks_left"),
-        ("clock", "num_free_packets"),
-        ("clock", "delivered_packets"),
-        ("messages", "packets_left"),
-    ],
+SPOILABLE = (
+    ("channels", "room_bytes"),
+    ("channels", "packets"),
+    ("channels", "wire_bytes"),
+    ("channels", "queue_last"),
+    ("clock", "tasks_left"),
+    ("clock", "num_free_packets"),
+    ("clock", "num_free_arrival_blocks"),
+    ("clock", "num_free_credit_blocks"),
+    ("clock", "free_packet"),
+    ("clock", "free_share"),
+    ("clock", "free_timer"),
+    ("clock", "delivered_packets"),
+    ("domains", "in_flight"),
+    ("inboxes", "num_arrivals"),
+    ("inboxes", "num_credits"),
+    ("inboxes", "last_arrival_block"),
+    ("inboxes", "last_credit_block"),
+    ("injectors", "fresh_slots"),
+    ("injectors", "ring_last"),
+    ("injectors", "waiting_last"),
+    ("injectors", "freed_last"),
+    ("latencies", "packets"),
+    ("messages", "packets_left"),
+    ("messages", "shares_left"),
+    ("messages", "waiting"),
+    ("messages", "ready_ps"),
+    ("tasks", "begin_ps"),
+    ("tasks", "end_ps"),
+    ("tasks", "pending"),
+    ("tasks", "started"),
+    ("tasks", "waiting"),
 )
+
+
+#: Fields that mean something only where another one is set.
+GUARDS = {
+    "last_arrival_block": "num_arrivals",
+    "last_credit_block": "num_credits",
+    "queue_last": "queue_first",
+    "ring_last": "ring_first",
+    "waiting_last": "waiting_first",
+    "freed_last": "freed_first",
+}
+
+
+@pytest.mark.parametrize(("table", "field"), SPOILABLE)
 def test_check_notices_a_wrong_number(table: str, field: str) -> None:
-    """Any of these numbers off by one breaks an invariant."""
-    run = on_nvl72(all_to_all())
-    run.advance(500)
+    """Any field that a kernel changes, changed in one row that is in use, breaks an invariant."""
+    ranks = 24
+    tasks = [TaskDraft(rank) for rank in range(ranks)]
+    after = [TaskDraft(rank, after=(0,)) for rank in range(ranks)]
+    incast = [MessageDraft(source, 0, 100_000) for source in range(1, ranks) for _ in range(20)]
+    chain = [MessageDraft(0, 1, 600), MessageDraft(1, 2, 600, waits_for=(0,))]
+    computation = OperationDraft([TaskDraft(0, launches=False)])
+    schedule = build_schedule(ranks, [OperationDraft(tasks, incast), OperationDraft(after, chain), computation])
+    network = load_fabric("cloudmatrix384").network()
+    run = Simulation(network, schedule, np.arange(ranks, dtype=np.int32), kernel="numba")
+    lists = ("ring_first", "waiting_first", "freed_first")
+    while not (
+        run.state.clock["delivered_packets"][0]
+        and (run.state.channels["queue_first"] > 0).any()
+        and all((run.state.injectors[name] > 0).any() for name in lists)
+    ):
+        assert run.advance(1) == Code.SLICE
     check(run.state)
-    getattr(run.state, table)[field][0] += 1
+    rows = getattr(run.state, table)
+    guard = GUARDS.get(field, field)
+    in_use = np.flatnonzero((rows[guard] > 0) | (rows[guard] == 0) & field.endswith("_ps"))
+    rows[field][in_use[-1]] += 1 << 40 if field.endswith("_ps") else 1
     with pytest.raises(SelfCheckError):
         check(run.state)
+
+
+def test_a_large_buffer_alone_costs_nothing() -> None:
+    """Where the ejection keeps up with the wire, the buffer does not lengthen the look-ahead."""
+    network = load_fabric("nvl72").network()
+    channels = replace(network.channels, buffer_bytes=network.channels.buffer_bytes * 10_000)
+    small, large = (
+        allocate(net, all_to_all(), np.arange(8, dtype=np.int32), 1)
+        for net in (network, replace(network, channels=channels))
+    )
+    assert len(large.inboxes) == len(small.inboxes)
+
+
+def test_a_tiny_latency_takes_no_more_memory() -> None:
+    """A latency of 1 ps beside long ones makes short windows and is slow, but inboxes reach only so far ahead."""
+    network = load_fabric("nvl72").network()
+    latency_ps = network.channels.latency_ps.copy()
+    latency_ps[0] = 1
+    state = allocate(
+        replace(network, channels=replace(network.channels, latency_ps=latency_ps)),
+        all_to_all(),
+        np.arange(8, dtype=np.int32),
+        1,
+    )
+    assert state.clock["window_shift"][0] == 0
+    assert state.inboxes.nbytes < 100e6

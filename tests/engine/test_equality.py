@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,6 +65,16 @@ def test_kernel_without_the_jit_equals_oracle(case: Case) -> None:
     """The same source as plain Python gives the oracle's figures too."""
     expected = simulate(case.network, case.schedule, seed=case.seed, terminal_of_rank=case.terminal_of_rank)
     assert_equal(simulation(case, "python").run(), expected)
+
+
+@settings(max_examples=100)
+@given(case=cases(), windows=st.sampled_from([2, 4, 8]))
+def test_a_short_wheel_puts_records_off(case: Case, windows: int) -> None:
+    """Inboxes that reach only a few windows ahead give the oracle's figures too."""
+    expected = simulate(case.network, case.schedule, seed=case.seed, terminal_of_rank=case.terminal_of_rank)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fabricsim.engine.state.MAX_WHEEL_WINDOWS", windows)
+        assert_equal(simulation(case, "numba").run(), expected)
 
 
 @settings(max_examples=60)

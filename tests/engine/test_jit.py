@@ -51,10 +51,22 @@ def test_numba_s_default_would_count_references() -> None:
 
 
 def test_helpers_are_inlined() -> None:
-    """``forceinline`` still works: the compiled module defines the entry points of ``run`` and no helper."""
-    (llvm,) = compiled_run().inspect_llvm().values()  # type: ignore[attr-defined]
-    defined = [line for line in llvm.splitlines() if line.startswith("define ") and "alwaysinline" not in line]
-    assert not [line for line in defined if "forward" in line or "push_arrival" in line]
+    """``forceinline`` still works: of the kernel's functions the compiled module holds ``run`` and nothing else."""
+    (assembly,) = compiled_run().inspect_asm().values()  # type: ignore[attr-defined]
+    labels = [line for line in assembly.splitlines() if line.endswith(":") and "engine6kernel" in line]
+    helpers = [line for line in labels if "engine6kernel3run" not in line and "NumbaEnv" not in line]
+    assert helpers == []
+    assert labels
+
+
+def test_the_jit_leaves_the_cache_of_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba's own setting is what it was after a function of ours is decorated."""
+    import numba
+
+    before = numba.config.CACHE_DIR
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    _jit.jit(lambda number: number)
+    assert before == numba.config.CACHE_DIR
 
 
 def test_the_cache_folder_follows_every_engine_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
