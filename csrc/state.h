@@ -33,6 +33,7 @@ typedef struct {
     int64_t epoch_start_ps; /* the epoch at hand is [epoch_start_ps, epoch_end_ps), whole windows */
     int64_t epoch_end_ps; /* all planes have come so far when an epoch ends */
     int64_t epoch_windows; /* windows in an epoch */
+    int64_t defers; /* 1 if completions are handled at the end of an epoch, 0 if in time order */
     int64_t epoch_open; /* 1 between the first and the last plane of an epoch */
     int64_t next_domain; /* first domain that has not ended this epoch */
     int64_t next_node; /* first node of the domain not yet processed in its window, counted from its first */
@@ -42,7 +43,7 @@ typedef struct {
     int64_t wheel_mask; /* windows in the wheel of inboxes, less one; a power of two less one */
     int64_t num_nodes; /* of all domains */
     int64_t num_terminals; /* the first nodes of each domain are its terminals */
-    int64_t num_domains; /* planes that run apart; 1 if all run as one */
+    int64_t num_domains;
     int64_t routing; /* a Routing */
     int64_t max_payload_bytes; /* payload of a full packet */
     int64_t message_overhead_ps; /* wait of a share in its slot */
@@ -61,7 +62,7 @@ typedef struct {
     int32_t free_timer; /* head of the list of free timers */
 } clock_row;
 
-/* domains: planes that run together. Planes influence each other only through messages that become ready, and those are injected a message overhead later: so each plane is a domain and runs alone, its state in the cache, for an epoch of at most that length. Without an overhead all planes are one domain */
+/* domains: planes that run together. Planes influence each other only through messages that become ready, and those are injected a message overhead later: so each plane is a domain and runs alone, its state in the cache, for an epoch of at most that length. With an overhead of less than a window all planes are one domain */
 typedef struct {
     int64_t window_start_ps; /* its next window, while it is not at hand */
     int64_t in_flight; /* arrivals and credits in its inboxes, while it is not at hand */

@@ -7,7 +7,8 @@ emits lands in later windows. Their order cannot change the result.
 Planes influence each other only through messages that become ready, and those wait a message overhead before their
 first packet. So ``run`` takes epoch after epoch of at most that length, in each epoch plane after plane (a *domain*),
 in each plane window after window, in each window node after node; what became ready is handled when all planes have
-ended the epoch. Without an overhead all planes are one domain, and terminals handle it in time order with all else.
+ended the epoch. With an overhead of less than a window all planes are one domain, and terminals handle it in time order
+with all else.
 
 Functions take the whole ``State``; they never allocate, never validate and never print. The source runs jitted and
 un-jitted (``backends.load`` executes the module once with each decorator). All numbers are non-negative
@@ -900,8 +901,8 @@ def serve_injector(state: State, injector: int, now_ps: int) -> None:
 def process_terminal(state: State, node: int, terminal: int, inbox_index: int, window_end_ps: int) -> int:
     """Process all that happens at a terminal's part of a domain in this window, in time order.
 
-    Returns how often an injector was served. With one domain completions are handled here too; with several they wait
-    for the end of the epoch, before which they cannot let a packet start.
+    Returns how often an injector was served. Where completions wait for the end of the epoch (they cannot let a packet
+    start before), injectors do not see each other and are served one by one; else all happens in time order.
     """
     row = state.nodes[node]
     wakes = state.wakes
@@ -924,28 +925,28 @@ def process_terminal(state: State, node: int, terminal: int, inbox_index: int, w
     served = 0
     first_injector = row["first_injector"]
     end_injector = first_injector + row["num_injectors"]
-    alone = state.clock[0]["num_domains"] == 1
+    defers = state.clock[0]["defers"] == 1
     while True:
-        timer_ps = NEVER
-        if alone and state.terminals[terminal]["first_timer"] != NONE:
-            timer_ps = state.timers[state.terminals[terminal]["first_timer"]]["time_ps"]
         wake_ps = NEVER
-        injector = NONE
-        for index in range(first_injector, end_injector):
-            if wakes[index]["wake_ps"] < wake_ps:
-                wake_ps = wakes[index]["wake_ps"]
-                injector = index
+        earliest = NONE
+        for injector in range(first_injector, end_injector):
+            while defers and wakes[injector]["wake_ps"] < window_end_ps:
+                serve_injector(state, injector, wakes[injector]["wake_ps"])
+                served += 1
+            if wakes[injector]["wake_ps"] < wake_ps:
+                wake_ps = wakes[injector]["wake_ps"]
+                earliest = injector
+        timer_ps = NEVER
+        if not defers and state.terminals[terminal]["first_timer"] != NONE:
+            timer_ps = state.timers[state.terminals[terminal]["first_timer"]]["time_ps"]
+        if min(timer_ps, wake_ps) >= window_end_ps:
+            row["wake_ps"] = min(timer_ps, wake_ps)
+            break
         # Completions come before picks within one instant.
         if timer_ps <= wake_ps:
-            if timer_ps >= window_end_ps:
-                row["wake_ps"] = timer_ps
-                break
             handle_timer(state, terminal)
         else:
-            if wake_ps >= window_end_ps:
-                row["wake_ps"] = wake_ps
-                break
-            serve_injector(state, injector, wake_ps)
+            serve_injector(state, earliest, wake_ps)
             served += 1
     settle_credits(state, inbox_index, window_end_ps)
     return served
@@ -1077,7 +1078,7 @@ def run(state: State, max_events: int) -> int:
                 return -done
             events += done
             clock["next_domain"] += 1
-        if clock["num_domains"] > 1:
+        if clock["defers"] == 1:
             for terminal in range(clock["num_terminals"]):
                 first_timer = state.terminals[terminal]["first_timer"]
                 while first_timer != NONE and state.timers[first_timer]["time_ps"] < clock["epoch_end_ps"]:

@@ -86,6 +86,7 @@ TABLES = (
             Field("epoch_start_ps", "i8", "the epoch at hand is [epoch_start_ps, epoch_end_ps), whole windows"),
             Field("epoch_end_ps", "i8", "all planes have come so far when an epoch ends"),
             Field("epoch_windows", "i8", "windows in an epoch"),
+            Field("defers", "i8", "1 if completions are handled at the end of an epoch, 0 if in time order"),
             Field("epoch_open", "i8", "1 between the first and the last plane of an epoch"),
             Field("next_domain", "i8", "first domain that has not ended this epoch"),
             Field(
@@ -97,7 +98,7 @@ TABLES = (
             Field("wheel_mask", "i8", "windows in the wheel of inboxes, less one; a power of two less one"),
             Field("num_nodes", "i8", "of all domains"),
             Field("num_terminals", "i8", "the first nodes of each domain are its terminals"),
-            Field("num_domains", "i8", "planes that run apart; 1 if all run as one"),
+            Field("num_domains", "i8", ""),
             Field("routing", "i8", "a Routing"),
             Field("max_payload_bytes", "i8", "payload of a full packet"),
             Field("message_overhead_ps", "i8", "wait of a share in its slot"),
@@ -121,7 +122,7 @@ TABLES = (
         "domain_row",
         "planes that run together. Planes influence each other only through messages that become ready, and those are "
         "injected a message overhead later: so each plane is a domain and runs alone, its state in the cache, for an "
-        "epoch of at most that length. Without an overhead all planes are one domain",
+        "epoch of at most that length. With an overhead of less than a window all planes are one domain",
         (
             Field("window_start_ps", "i8", "its next window, while it is not at hand"),
             Field("in_flight", "i8", "arrivals and credits in its inboxes, while it is not at hand"),

@@ -47,6 +47,7 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     clock = rows("clock", 1)
     clock["window_shift"] = shift
     clock["epoch_windows"] = numbering.epoch_windows
+    clock["defers"] = numbering.defers
     clock["num_nodes"] = numbering.num_nodes
     clock["num_domains"] = len(numbering.domains)
     clock["num_terminals"] = network.num_terminals
@@ -64,7 +65,7 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     routes, candidates = route_rows(network, numbering, nodes)
     terminals = rows("terminals", network.num_terminals)
     terminals["first_timer"], wake_ps, clock["free_timer"] = chain_timers(network, timers, tasks)
-    if len(numbering.domains) == 1:
+    if not numbering.defers:
         nodes["wake_ps"][: network.num_terminals] = wake_ps
 
     num_shares = min(int(messages["num_shares"].sum()), network.endpoint.slots * len(injectors))
@@ -229,14 +230,15 @@ class Numbering:
     def __init__(self, network: Network, shift: int) -> None:
         channels, terminals = network.channels, network.num_terminals
         overhead_windows = network.endpoint.message_overhead_ps >> shift
-        apart = network.num_planes > 1 and overhead_windows > 0
-        self.epoch_windows = min(overhead_windows, MAX_EPOCH_WINDOWS) if apart else MAX_EPOCH_WINDOWS
-        domain = channels.plane if apart else np.zeros_like(channels.plane)
+        self.defers = overhead_windows > 0
+        self.epoch_windows = min(overhead_windows, MAX_EPOCH_WINDOWS) if self.defers else MAX_EPOCH_WINDOWS
+        num_domains = network.num_planes if self.defers else 1
+        domain = channels.plane if self.defers else np.zeros_like(channels.plane)
         switch_domain = np.zeros(network.num_switches, np.int32)
         leaves_switch = channels.source_node >= terminals
         switch_domain[channels.source_node[leaves_switch] - terminals] = domain[leaves_switch]
 
-        first_switch, num_switches = ranges(np.sort(switch_domain), network.num_planes if apart else 1)
+        first_switch, num_switches = ranges(np.sort(switch_domain), num_domains)
         self.domains = rows("domains", len(num_switches))
         self.domains["num_nodes"] = terminals + num_switches
         self.domains["first_node"] = np.cumsum(self.domains["num_nodes"]) - self.domains["num_nodes"]

@@ -59,7 +59,7 @@ def test_kernel_equals_oracle(case: Case) -> None:
     assert_equal(simulation(case, "numba").run(), expected)
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(case=cases())
 def test_kernel_without_the_jit_equals_oracle(case: Case) -> None:
     """The same source as plain Python gives the oracle's figures too."""
