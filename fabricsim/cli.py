@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from fabricsim.workloads.trace import Trace
 
 EXIT_SIGINT = 130
-EXIT_SIGTERM = 143
 EXIT_SIGPIPE = 141  # what a shell reports for a program that the end of its pipe has left
 
 EXAMPLES = """\
@@ -60,9 +59,45 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Once(argparse.Action):
+    """Store a value, and refuse an option that is given again: one of the two would have no effect."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        given: frozenset[str] = getattr(namespace, "given", frozenset())
+        if option is not None and self.dest in given:
+            raise argparse.ArgumentError(self, "given twice; give it once")
+        namespace.given = given | {self.dest}
+        setattr(namespace, self.dest, values)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose options are given once each, and whose epilog may be written when it is asked for."""
+
+    late_epilog: Callable[[], str] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("action", None, _Once)
+
+    def format_help(self) -> str:
+        if self.late_epilog is not None:
+            self.epilog = self.late_epilog()
+        return super().format_help()
+
+
+def _collectives_help() -> str:
+    """List what ``fabricsim run`` runs; the module is imported for this help alone."""
+    from fabricsim.workloads.collectives import COLLECTIVES, algorithms_of
+
+    rows = [f"  {op:<16}{', '.join(algorithms_of(op))}" for op in COLLECTIVES]
+    return "\n".join(["collectives and their algorithms, the default first:", *rows])
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe all commands and options."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fabricsim",
         description="A packet-level traffic simulator of CloudMatrix 384 and GB200 NVL72.",
         epilog=EXAMPLES,
@@ -72,10 +107,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    json_option = argparse.ArgumentParser(add_help=False)
+    json_option = _Parser(add_help=False)
     json_option.add_argument("--json", metavar="FILE", help="write the result as JSON; - is standard output, alone")
 
-    common = argparse.ArgumentParser(add_help=False, parents=[json_option])
+    common = _Parser(add_help=False, parents=[json_option])
     common.add_argument("--kernel", default="auto", metavar="NAME", help="auto, numba, c or python (default: auto)")
     common.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
     common.add_argument("--seed", type=int, default=1, metavar="N", help="decides ties and routes (default: 1)")
@@ -91,8 +126,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
-    def command(group: Any, name: str, function: Any, help_text: str, *parents: Any) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = group.add_parser(
+    def command(group: Any, name: str, function: Any, help_text: str, *parents: Any) -> _Parser:
+        added: _Parser = group.add_parser(
             name, help=help_text, description=f"{help_text}.", parents=parents, allow_abbrev=False
         )
         added.set_defaults(function=function)
@@ -106,7 +141,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = command(commands, "run", _run, "run one collective, and print a table like nccl-tests", common)
     run.add_argument("fabric", metavar="FABRIC", help="a name, or the path of a TOML file")
-    run.add_argument("collective", metavar="COLLECTIVE", help="all_to_all, all_reduce, all_gather, ...")
+    run.add_argument("collective", metavar="COLLECTIVE", help="one of the list below")
+    run.formatter_class = argparse.RawDescriptionHelpFormatter
+    run.late_epilog = _collectives_help
     run.add_argument("--size", metavar="A[,B...]", help="sizes as nccl-tests defines them, for instance 64MiB")
     run.add_argument("--min-size", metavar="A", help="smallest size of a sweep")
     run.add_argument("--max-size", metavar="B", help="largest size of a sweep")
@@ -137,7 +174,6 @@ def build_parser() -> argparse.ArgumentParser:
     importers = importer.add_subparsers(metavar="FORMAT", required=True)
     kineto = command(importers, "kineto", _import_kineto, "convert PyTorch profiler files of all ranks into one trace")
     kineto.add_argument("paths", nargs="+", metavar="PATH", help="Kineto and execution-trace JSON, archives or folders")
-    kineto.add_argument("-o", "--output", required=True, metavar="FILE", help="the Arrow trace to write")
 
     generator = traces.add_parser("generate", help="make a trace from a model of a workload", allow_abbrev=False)
     generators = generator.add_subparsers(metavar="WORKLOAD", required=True)
@@ -153,7 +189,14 @@ def build_parser() -> argparse.ArgumentParser:
             metavar="N" if kind is int else "X",
             help=help_text,
         )
-    moe.add_argument("-o", "--output", required=True, metavar="FILE", help="the Arrow trace to write")
+    for making in (kineto, moe):
+        making.add_argument("-o", "--output", required=True, metavar="FILE", help="the Arrow trace to write")
+        making.add_argument(
+            "--compression",
+            choices=("none", "zstd", "lz4"),
+            default="none",
+            help="of the file; only an uncompressed one is mapped into memory (default: none)",
+        )
 
     doctor = command(
         commands, "doctor", _doctor, "say what the simulator runs with here, and what slows it", json_option
@@ -192,9 +235,7 @@ def _terminable() -> Iterator[None]:
     """Turn SIGTERM into an error with its own exit code, so that the run ends with a sentence and in order."""
 
     def terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-        error = InterruptedRunError("terminated; nothing was kept of the unfinished run")
-        error.exit_code = EXIT_SIGTERM
-        raise error
+        raise InterruptedRunError("terminated; nothing was kept of the unfinished run")
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -328,19 +369,19 @@ def _for_each(paths: Sequence[str], function: Callable[[str], None]) -> int:
 def _import_kineto(args: argparse.Namespace) -> None:
     from fabricsim.workloads.importers.kineto import import_kineto
 
-    _write_trace(import_kineto(args.paths), args.output)
+    _write_trace(import_kineto(args.paths), args)
 
 
 def _generate_moe(args: argparse.Namespace) -> None:
     from fabricsim.workloads.moe import moe_trace
 
     options = {name: getattr(args, name) for name in MOE_OPTIONS if hasattr(args, name)}
-    _write_trace(moe_trace(ep=args.ep, tokens_per_rank=args.tokens, **options), args.output)
+    _write_trace(moe_trace(ep=args.ep, tokens_per_rank=args.tokens, **options), args)
 
 
-def _write_trace(trace: Trace, path: str) -> None:
-    trace.write(path)
-    print(f"{path}: {trace.num_rows:,} rows of {trace.world_size:,} ranks")
+def _write_trace(trace: Trace, args: argparse.Namespace) -> None:
+    trace.write(args.output, compression=None if args.compression == "none" else args.compression)
+    print(f"{args.output}: {trace.num_rows:,} rows of {trace.world_size:,} ranks")
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -40,9 +40,9 @@ class SelfCheckError(FabricsimError):
 
 
 class InterruptedRunError(FabricsimError):
-    """A run was ended by a signal; ``exit_code`` is 130 (SIGINT) or 143 (SIGTERM)."""
+    """A command was terminated (SIGTERM); Ctrl-C stays a KeyboardInterrupt."""
 
-    exit_code = 130
+    exit_code = 143
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from numbers import Integral
 
 from fabricsim.errors import ConfigError, unknown
 
@@ -54,6 +55,13 @@ _AMBIGUOUS_BYTES = {
 }
 
 _NUMBER = re.compile(r"\s*(\d{1,30}/\d{1,30}|\d{1,30}(?:\.\d{1,30})?(?:[eE][+-]?\d{1,2})?)\s*(.*?)\s*", re.DOTALL)
+
+
+def whole_number(what: str, value: object) -> int:
+    """Take an integer, numpy's too, as it is; ConfigError names *what* for anything else, truth values among it."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ConfigError(f"{what} is {value!r}, which is not a whole number; give an integer")
+    return int(value)
 
 
 def split_quantity(text: str) -> tuple[str, str]:

@@ -65,7 +65,7 @@ def test_the_documented_session_works() -> None:
         (fs.TraceError, 3),
         (fs.StallError, 4),
         (fs.SelfCheckError, 5),
-        (fs.InterruptedRunError, 130),
+        (fs.InterruptedRunError, 143),
     ],
 )
 def test_every_error_has_an_exit_code_and_one_root(error: type[fs.FabricsimError], code: int) -> None:

@@ -16,7 +16,8 @@ import pytest
 import fabricsim as fs
 from fabricsim.cli import main
 from fabricsim.results import run
-from fabricsim.workloads.trace import Trace
+from fabricsim.workloads.collectives import COLLECTIVES, algorithms_of
+from fabricsim.workloads.trace import Trace, trace_from_rows
 from tests.results.small import small_trace, tiny_fabric
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,6 +155,56 @@ def test_replay_shows_recorded_beside_simulated(capsys: pytest.CaptureFixture[st
     for name in ("tiny", "nvl72"):
         assert f"{name}: the busiest channel is one of " in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_replaced_algorithm_is_said(capsys: pytest.CaptureFixture[str], fabric: str, tmp_path: Path) -> None:
+    """One line for each operation whose recorded algorithm we lack, none for one that we have."""
+    recorded = pa.array(["NVLS"] * 2 + ["RING"] * 2).dictionary_encode()
+    both = small_trace().table().append_column("algorithm", recorded)
+    path = write_table(both, tmp_path / "algorithms.arrow")
+    code, out, _ = run_cli(capsys, "replay", path, "--fabric", fabric, *PYTHON_KERNEL)
+    assert code == 0
+    assert re.findall(r"^.*recorded NVLS.*$", out, re.MULTILINE) == ["all_to_all: recorded NVLS, simulated direct."]
+    assert "RING" not in out
+
+
+def test_joins_are_no_operations(capsys: pytest.CaptureFixture[str], fabric: str, tmp_path: Path) -> None:
+    """Two batches of two computations are four operations, whatever stands between them in the schedule."""
+    compute = {"op": "compute", "rank": 0, "group_id": 0, "send_bytes": 0, "recv_bytes": 0, "duration_ns": 5}
+    rows = [{**compute, "batch_id": batch} for batch in (1, 1, 2, 2)]
+    path = tmp_path / "batches.arrow"
+    trace_from_rows(rows, world_size=1, groups=[{"id": 0, "ranks": [0]}]).write(path)
+    target = tmp_path / "result.json"
+    argv = ("replay", str(path), "--fabric", fabric, "--json", str(target), *PYTHON_KERNEL)
+    code, out, _ = run_cli(capsys, *argv)
+    assert code == 0
+    assert "1 ranks, 4 operations" in out
+    document = json.loads(target.read_text())
+    assert [op["op"] for op in document["ops"]] == ["compute"] * 4
+    assert document["workload"]["operations"] == 4
+    assert document["simulated_time_ps"] == 10_000
+
+
+def test_help_lists_collectives_and_algorithms(capsys: pytest.CaptureFixture[str]) -> None:
+    """What `run` runs, with all algorithms, the default first; only the help of `run` has the list."""
+    _, out, _ = run_cli(capsys, "run", "--help")
+    for op in COLLECTIVES:
+        assert re.search(rf"^  {op} +{', '.join(algorithms_of(op))}$", out, re.MULTILINE)
+    assert "binomial" not in run_cli(capsys, "replay", "--help")[1]
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd", "lz4"])
+def test_traces_are_written_with_the_compression_asked_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, codec: str
+) -> None:
+    """The same rows with and without; what is repetitive gets smaller, and none is the default."""
+    small = ("--ep", "2", "--tokens", "64", "--hidden", "128", "--experts", "4", "--top-k", "2", "--skew", "0")
+    paths = [tmp_path / "plain.arrow", tmp_path / "asked.arrow"]
+    for path, more in zip(paths, ((), ("--compression", codec)), strict=True):
+        assert run_cli(capsys, "trace", "generate", "moe", *small, "-o", str(path), *more)[0] == 0
+    plain, asked = paths
+    assert (plain.read_bytes() == asked.read_bytes()) == (codec == "none")
+    assert Trace.open(plain).table() == Trace.open(asked).table()
 
 
 def test_replay_on_several_fabrics_gives_several_documents(
@@ -389,31 +440,58 @@ def test_examples_of_the_help_are_commands(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["run", "nvl27", "all_to_all", "--size", "1MiB"], "unknown fabric 'nvl27'.*nvl72"),
-        (["run", "nvl72", "all_to_al", "--size", "1MiB"], "all_to_al.*all_to_all"),
-        (["run", "nvl72", "all_to_all", "--size", "64Gb"], "64GB.*8GB"),
-        (["run", "nvl72", "all_to_all", "--size", "64"], "64"),
-        (["run", "nvl72", "all_to_all", "--size", "16B"], "round to zero"),
+        (["run", "nvl27", "all_to_all", "--size", "1MiB"], r"unknown fabric 'nvl27' \(did you mean 'nvl72'"),
+        (
+            ["run", "nvl72", "all_to_al", "--size", "1MiB"],
+            r"unknown collective 'all_to_al' \(did you mean 'all_to_all'",
+        ),
+        (["run", "nvl72", "all_to_all", "--size", "64Gb"], "did you mean 64GB .*or 8GB"),
+        (["run", "nvl72", "all_to_all", "--size", "64"], "'64' has no unit; write one of 64 B, .*64 MiB"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB,"], "'1MiB,' has an empty entry; write sizes with one comma"),
+        (
+            ["run", "cloudmatrix384", "all_to_all", "--size", "1MiB", "--ranks", "8", "--routing", "deterministic"],
+            "routing deterministic has no effect on this run .*leave it out",
+        ),
+        (
+            ["run", "nvl72", "all_to_all", "--size", "1MiB", "--ranks", "1", "--packet", "bulk"],
+            "packet has no effect on this run .*nothing is sent .*leave it out",
+        ),
+        (["run", "nvl72", "all_to_all", "--size", "16B"], "round to zero.*use at least 1152 bytes"),
         (["run", "nvl72", "all_to_all"], "--size 64MiB"),
         (["run", "nvl72", "all_to_all", "--size", "1MiB", "--factor", "2"], "--size 64MiB"),
-        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--ranks", "73"], "73 ranks do not fit on nvl72.*72"),
-        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--algorithm", "ring"], "ring"),
-        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--kernel", "c"], "the C kernel is not part"),
-        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--threads", "2"], "one thread"),
-        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--endpoint", "real"], "unknown endpoint"),
-        (["run", "cloudmatrix384-mesh", "all_to_all", "--size", "1MiB", "--routing", "spray"], "has no effect"),
-        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--packet", "jumbo"], "unknown packet format"),
-        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--placement", "/no/such/file"], "cannot read the placement"),
+        (
+            ["run", "nvl72", "all_to_all", "--size", "1MiB", "--ranks", "73"],
+            "73 ranks do not fit on nvl72.*use at most 72 ranks",
+        ),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--algorithm", "ring"], "'ring'; known: direct, rotated"),
+        (
+            ["run", "nvl72", "all_to_all", "--size", "1MiB", "--kernel", "c"],
+            "the C kernel is not part.*use --kernel auto or numba",
+        ),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--threads", "2"], "one thread; use 1"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--endpoint", "real"], "unknown endpoint .*fitted, ideal"),
+        (
+            ["run", "cloudmatrix384-mesh", "all_to_all", "--size", "1MiB", "--routing", "spray"],
+            "has no effect.*leave it out",
+        ),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--packet", "jumbo"], "unknown packet format .*known: bulk"),
+        (
+            ["run", "nvl72", "all_to_all", "--size", "1MiB", "--placement", "/no/such/file"],
+            "cannot read the placement.*linear, scatter or",
+        ),
         (["run", "nvl72", "all_to_all", "--size", "1MiB", "--json", "/no/such/folder/x.json"], "there is no folder"),
         (["run", "nvl72", "all_to_all", "--size", "1MiB", "--json", "/"], "is a folder"),
-        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--seed", "9" * 30], "does not fit 64 bits"),
-        (["replay", "/no/such/trace.arrow", "--fabric", "nvl72"], "no such file"),
+        (
+            ["run", "nvl72", "all_to_all", "--size", "1MiB", "--seed", "9" * 30],
+            "does not fit 64 bits; use a smaller number",
+        ),
+        (["replay", "/no/such/trace.arrow", "--fabric", "nvl72"], "no such file; check the path"),
         (["trace", "check", "/no/such/trace.arrow"], "no such file"),
-        (["trace", "import", "kineto", "/no/such/recording", "-o", "x.arrow"], "/no/such/recording"),
-        (["trace", "generate", "moe", "--ep", "3", "--tokens", "8", "-o", "x.arrow"], "3"),
+        (["trace", "import", "kineto", "/no/such/recording", "-o", "x.arrow"], "check the path and its permissions"),
+        (["trace", "generate", "moe", "--ep", "3", "--tokens", "8", "-o", "x.arrow"], "redundant_experts=2 fits"),
         (["fabrics", "--toml"], "name it"),
         (["fabrics", "nvl72", "--toml", "--json", "-"], "leave --json out"),
-        (["doctor", "nvl27"], "nvl72"),
+        (["doctor", "nvl27"], r"did you mean 'nvl72'\?"),
     ],
 )
 def test_configuration_errors_end_with_2(
@@ -427,13 +505,32 @@ def test_configuration_errors_end_with_2(
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["walk"], ["run"], ["run", "nvl72", "all_to_all", "--siez", "1MiB"], ["replay", "x.arrow"], ["trace"]],
+    [
+        *([], ["walk"], ["run"], ["run", "nvl72", "all_to_all", "--siez", "1MiB"], ["replay", "x.arrow"], ["trace"]),
+        ["trace", "generate", "moe", "--ep", "2", "--tokens", "4", "-o", "x.arrow", "--compression", "gzip"],
+    ],
 )
 def test_usage_errors_end_with_2(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     """What is no command at all gets the usage on standard error."""
     code, out, err = run_cli(capsys, *argv)
     assert (code, out) == (2, "")
     assert err.startswith("usage: fabricsim")
+
+
+@pytest.mark.parametrize("option", ["--size", "--json", "--seed"])
+def test_an_option_given_twice_is_refused(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    """The last one would win in silence; --fabric of a replay is the one to repeat."""
+    code, out, err = run_cli(capsys, "run", "nvl72", "all_to_all", option, "7", option, "8")
+    assert (code, out) == (2, "")
+    assert f"argument {option}: given twice; give it once" in err
+
+
+def test_a_mode_without_effect_ends_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Back to back leaves out nothing of a trace without gaps, times and computation."""
+    path = write_table(small_trace().table().drop_columns(["t_start_ns", "t_end_ns"]), tmp_path / "untimed.arrow")
+    message = refused(capsys, 2, "replay", path, "--fabric", "nvl72", "--mode", "back-to-back")
+    assert "'back-to-back' has no effect" in message
+    assert "use mode 'dependency'" in message
 
 
 def test_unknown_key_in_a_fabric_ends_with_2(capsys: pytest.CaptureFixture[str], fabric: str, tmp_path: Path) -> None:
@@ -455,6 +552,18 @@ def changed_trace(changes: dict[str, Any]) -> pa.Table:
     return table
 
 
+def all_reduces(rows: list[tuple[int, int]], *, world_size: int) -> pa.Table:
+    """Rows of (rank, group_seq), in their order, of 64-byte all_reduces over a group of the ranks 0 and 1."""
+    return trace_from_rows(
+        [
+            {"op": "all_reduce", "rank": rank, "group_id": 0, "group_seq": seq, "send_bytes": 64, "recv_bytes": 64}
+            for rank, seq in rows
+        ],
+        world_size=world_size,
+        groups=[{"id": 0, "ranks": [0, 1]}],
+    ).table()
+
+
 def write_table(table: pa.Table, path: Path) -> str:
     """Write a table as an Arrow file, unchecked."""
     with pa.ipc.new_file(path, table.schema) as writer:
@@ -468,9 +577,16 @@ BAD_TRACES: dict[str, tuple[pa.Table, str]] = {
         "send_bytes.*null|null.*send_bytes",
     ),
     "negative size": (changed_trace({"send_bytes": [4_096, -1, 100, 100]}), "send_bytes.*-1"),
-    "rank out of its group": (changed_trace({"rank": pa.array([0, 5, 0, 1], pa.int32())}), "rank"),
+    "rank out of its group": (
+        all_reduces([(0, 0), (1, 0), (2, 0)], world_size=3),
+        "row 2 .*column rank: 2 is not in group 0 .*mend the row or fabricsim.groups",
+    ),
+    "rank out of the world": (changed_trace({"rank": pa.array([0, 5, 0, 1], pa.int32())}), "row 1 .*column rank: .*5"),
     "short collective": (small_trace().table().slice(0, 3), "incomplete"),
-    "crossed orders": (changed_trace({"group_seq": [0, 1, 1, 0]}), "."),
+    "crossed orders": (
+        all_reduces([(0, 0), (0, 1), (1, 1), (1, 0)], world_size=2),
+        "crossed orders would deadlock: .*group_seq 1.* before .*group_seq 0.*To mend it, record operations in one",
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate, pairwise
 from math import prod
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from fabricsim.errors import ConfigError, unknown
 from fabricsim.fabrics.network import Channels, Endpoint, Int32, Int64, Network, PacketFormat
+from fabricsim.graphs import find_cycle
 
 ROUTINGS = ("spray", "deterministic")
 MAX_TERMINALS = 65_535
@@ -78,6 +80,60 @@ def clos(
     _check_count(name, "the number of planes", num_planes)
     if routing not in ROUTINGS:
         raise ConfigError(f"{name}: {unknown('routing', routing, ROUTINGS)}")
+    _check_tiers(name, terminal_name, tiers)
+    tree = _Tree.of(tiers)
+    num_terminals = tree.num_terminals
+    _check_terminals(name, num_terminals)
+    _check_table(name, "route entries", num_planes * tree.num_switches * num_terminals)
+    _check_table(name, "channels", num_planes * tree.num_channels)
+    classes = _class_links(terminal_name, tiers)
+    for class_name, link in classes.items():
+        _check_link(name, class_name, link, packet)
+
+    one = _one_plane(tree)
+    # Candidates list every channel in numbering order, so a channel number is also its row there.
+    plane = np.arange(num_planes)
+    first_channel = plane * tree.num_channels
+    terminals = np.arange(num_terminals)
+    bundle_index = np.repeat(terminals[:, None], num_terminals, axis=1)
+    np.fill_diagonal(bundle_index, -1)
+    return Network(
+        name=name,
+        num_terminals=num_terminals,
+        num_switches=num_planes * tree.num_switches,
+        num_planes=num_planes,
+        channels=_channels(
+            source_node=_in_planes(one.source_node, plane, tree),
+            target_node=_in_planes(one.target_node, plane, tree),
+            channel_class=one.channel_class,
+            links=tuple(classes.values()),
+            copy_ps_per_byte=_share(name, "copy", copy_ps_per_byte, num_planes),
+            ejection_ps_per_byte=_share(name, "ejection", ejection_ps_per_byte, num_planes),
+        ),
+        channel_class_names=tuple(classes),
+        node_names=(
+            *(f"{terminal_name}{terminal}" for terminal in range(num_terminals)),
+            *(
+                f"{tier.name}.{number}.{plane_number}"
+                for plane_number in range(num_planes)
+                for level, tier in enumerate(tiers, start=1)
+                for number in range(tree.nodes[level])
+            ),
+        ),
+        route_first=_int32((one.route_first + first_channel[:, None, None]).reshape(-1, num_terminals)),
+        route_count=_int32(np.tile(one.route_count, (num_planes, 1))),
+        candidates=_int32(np.arange(num_planes * tree.num_channels)),
+        spray_start=_int32(np.tile(one.spray_start, num_planes)),
+        bundle_index=_int32(bundle_index),
+        bundle_first=_int32(np.arange(num_terminals + 1) * num_planes),
+        bundle_channels=_int32((terminals[:, None] + first_channel).ravel()),
+        packet=packet,
+        endpoint=endpoint,
+        routing=routing,
+    )
+
+
+def _check_tiers(name: str, terminal_name: str, tiers: Sequence[Tier]) -> None:
     if not tiers:
         raise ConfigError(f"{name}: a clos needs at least one tier of switches; use a full_mesh for none")
     level_names = [terminal_name, *(tier.name for tier in tiers)]
@@ -93,117 +149,119 @@ def clos(
             f"{name}: tier {tiers[0].name} has {tiers[0].parents} parents per terminal and plane; "
             "a terminal has one link per plane: set parents to 1 and raise the number of planes instead"
         )
-    depth = len(tiers)
-    num_terminals = prod(tier.children for tier in tiers)
-    _check_terminals(name, num_terminals)
 
-    # Level i has subtrees[i] * copies[i] nodes; node (A, B) of level i is number A * copies[i] + B, where A says
-    # which subtree it tops and B which of that subtree's equivalent tops it is.
-    leaves = [prod(tier.children for tier in tiers[:level]) for level in range(depth + 1)]
-    subtrees = [num_terminals // leaves[level] for level in range(depth + 1)]
-    copies = [prod(tier.parents for tier in tiers[:level]) for level in range(depth + 1)]
-    level_nodes = [subtrees[level] * copies[level] for level in range(depth + 1)]
-    switches_per_plane = sum(level_nodes[1:])
-    num_switches = num_planes * switches_per_plane
-    channels_per_plane = 2 * sum(level_nodes[level] * tiers[level].parents for level in range(depth))
-    _check_table(name, "route entries", num_switches * num_terminals)
-    _check_table(name, "channels", num_planes * channels_per_plane)
 
-    up_names = [f"{level_names[level]}-{level_names[level + 1]}" for level in range(depth)]
-    down_names = [f"{level_names[level + 1]}-{level_names[level]}" for level in range(depth)]
-    # In the order in which the longest route crosses them: up the tiers, then down.
-    class_names = (*up_names, *reversed(down_names))
-    links = (*(tier.up for tier in tiers), *(tier.down for tier in reversed(tiers)))
-    for level in range(depth):
-        _check_link(name, up_names[level], tiers[level].up, packet)
-        _check_link(name, down_names[level], tiers[level].down, packet)
+def _class_links(terminal_name: str, tiers: Sequence[Tier]) -> dict[str, Link]:
+    """Name the channel classes, in the order in which the longest route crosses them: up the tiers, then down."""
+    steps = list(pairwise([terminal_name, *(tier.name for tier in tiers)]))
+    ups = {f"{below}-{above}": tier.up for (below, above), tier in zip(steps, tiers, strict=True)}
+    downs = {f"{above}-{below}": tier.down for (below, above), tier in zip(steps, tiers, strict=True)}
+    return ups | dict(reversed(downs.items()))
 
-    # One plane. Nodes are numbered within it: terminals, then switches level by level.
-    first_node = [0, *(num_terminals + sum(level_nodes[1:level]) for level in range(1, depth + 1))]
+
+@dataclass(frozen=True)
+class _Tree:
+    """How many nodes one plane of a fat tree has at each level: terminals at level 0, then the tiers.
+
+    Level i has ``nodes[i] = subtrees[i] * copies[i]`` nodes. Its node (A, B) is number ``A * copies[i] + B`` there,
+    where A says which subtree of ``leaves[i]`` terminals it tops and B which of that subtree's equivalent tops it is.
+    """
+
+    tiers: tuple[Tier, ...]
+    leaves: tuple[int, ...]
+    subtrees: tuple[int, ...]
+    copies: tuple[int, ...]
+    nodes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tiers: Sequence[Tier]) -> _Tree:
+        leaves = tuple(prod(tier.children for tier in tiers[:level]) for level in range(len(tiers) + 1))
+        copies = tuple(prod(tier.parents for tier in tiers[:level]) for level in range(len(tiers) + 1))
+        subtrees = tuple(leaves[-1] // below for below in leaves)
+        nodes = tuple(tops * alike for tops, alike in zip(subtrees, copies, strict=True))
+        return cls(tuple(tiers), leaves, subtrees, copies, nodes)
+
+    @property
+    def num_terminals(self) -> int:
+        return self.nodes[0]
+
+    @property
+    def num_switches(self) -> int:
+        return sum(self.nodes[1:])
+
+    @property
+    def num_channels(self) -> int:
+        return 2 * sum(count * tier.parents for count, tier in zip(self.nodes[:-1], self.tiers, strict=True))
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """The tables of one plane; its nodes are terminals, then switches level by level, its channels from 0.
+
+    ``source_node``, ``target_node``, ``channel_class`` and ``spray_start`` have the shape (channels,), the routes
+    (switches, terminals).
+    """
+
+    source_node: Int64
+    target_node: Int64
+    channel_class: Int64
+    spray_start: Int64
+    route_first: Int64
+    route_count: Int64
+
+
+def _one_plane(tree: _Tree) -> _Plane:
+    """Lay out the channels of one plane, level by level, and the routes over them."""
+    depth = len(tree.tiers)
+    first_node = [0, *accumulate(tree.nodes)]
+    terminals = np.arange(tree.num_terminals)
     sources: list[Int64] = []
     targets: list[Int64] = []
     classes: list[Int64] = []
     sprays: list[Int64] = []
-    route_first = np.zeros((switches_per_plane, num_terminals), np.int64)
-    route_count = np.ones((switches_per_plane, num_terminals), np.int64)
-    terminals = np.arange(num_terminals, dtype=np.int64)
+    firsts: list[Int64] = []
+    counts: list[Int64] = []
     first_channel = 0
     for level in range(depth + 1):
-        below = tiers[level - 1].children if level > 0 else 0
-        above = tiers[level].parents if level < depth else 0
-        number = np.arange(level_nodes[level], dtype=np.int64)
-        subtree, copy = number // copies[level], number % copies[level]
-        target = np.empty((level_nodes[level], below + above), np.int64)
+        below = tree.tiers[level - 1].children if level > 0 else 0
+        above = tree.tiers[level].parents if level < depth else 0
+        number = np.arange(tree.nodes[level])
+        subtree, copy = number // tree.copies[level], number % tree.copies[level]
+        target = np.empty((len(number), below + above), np.int64)
         channel_class = np.empty_like(target)
         spray = np.zeros_like(target)
         if level > 0:
             child = subtree[:, None] * below + np.arange(below)
-            child_copy = copy[:, None] // tiers[level - 1].parents
-            target[:, :below] = first_node[level - 1] + child * copies[level - 1] + child_copy
+            child_copy = copy[:, None] // tree.tiers[level - 1].parents
+            target[:, :below] = first_node[level - 1] + child * tree.copies[level - 1] + child_copy
             channel_class[:, :below] = 2 * depth - level
+            first_output = (first_channel + number * (below + above))[:, None]
+            inside = terminals // tree.leaves[level] == subtree[:, None]
+            down_port = terminals // tree.leaves[level - 1] % below
+            firsts.append(first_output + np.where(inside, down_port, below))
+            counts.append(np.where(inside, 1, above))
         if level < depth:
+            siblings = tree.tiers[level].children
             parent_copy = copy[:, None] * above + np.arange(above)
-            parent = subtree[:, None] // tiers[level].children
-            target[:, below:] = first_node[level + 1] + parent * copies[level + 1] + parent_copy
+            parent = subtree[:, None] // siblings
+            target[:, below:] = first_node[level + 1] + parent * tree.copies[level + 1] + parent_copy
             channel_class[:, below:] = level
             # The parent has a choice for what comes from below if it has several parents and does not top the fabric.
-            choices = tiers[level + 1].parents if level + 1 < depth and subtrees[level + 1] > 1 else 1
-            port = subtree[:, None] % tiers[level].children
-            spray[:, below:] = port * choices // tiers[level].children
-        if level > 0:
-            rows = slice(first_node[level] - num_terminals, first_node[level] - num_terminals + len(number))
-            first_output = (first_channel + number * (below + above))[:, None]
-            inside = terminals // leaves[level] == subtree[:, None]
-            down_port = terminals // leaves[level - 1] % below
-            route_first[rows] = first_output + np.where(inside, down_port, below)
-            route_count[rows] = np.where(inside, 1, above)
+            has_choice = level + 1 < depth and tree.subtrees[level + 1] > 1
+            choices = tree.tiers[level + 1].parents if has_choice else 1
+            spray[:, below:] = subtree[:, None] % siblings * choices // siblings
         sources.append(np.repeat(first_node[level] + number, below + above))
         targets.append(target.ravel())
         classes.append(channel_class.ravel())
         sprays.append(spray.ravel())
         first_channel += target.size
+    columns = (sources, targets, classes, sprays, firsts, counts)
+    return _Plane(*(np.concatenate(parts) for parts in columns))
 
-    # All planes. Candidates list every channel in numbering order, so a channel number is also its row there.
-    plane = np.arange(num_planes, dtype=np.int64)[:, None]
-    in_plane = np.concatenate(targets)
-    source_node = np.concatenate(sources)
-    channels = _channels(
-        source_node=np.where(source_node < num_terminals, source_node, source_node + plane * switches_per_plane),
-        target_node=np.where(in_plane < num_terminals, in_plane, in_plane + plane * switches_per_plane),
-        channel_class=np.concatenate(classes),
-        links=links,
-        copy_ps_per_byte=_share(name, "copy", copy_ps_per_byte, num_planes),
-        ejection_ps_per_byte=_share(name, "ejection", ejection_ps_per_byte, num_planes),
-    )
-    bundle_index = np.repeat(terminals[:, None], num_terminals, axis=1)
-    np.fill_diagonal(bundle_index, -1)
-    return Network(
-        name=name,
-        num_terminals=num_terminals,
-        num_switches=num_switches,
-        num_planes=num_planes,
-        channels=channels,
-        channel_class_names=class_names,
-        node_names=(
-            *(f"{terminal_name}{terminal}" for terminal in range(num_terminals)),
-            *(
-                f"{tier.name}.{number}.{plane_number}"
-                for plane_number in range(num_planes)
-                for level, tier in enumerate(tiers, start=1)
-                for number in range(level_nodes[level])
-            ),
-        ),
-        route_first=_int32((route_first[None] + plane[:, :, None] * channels_per_plane).reshape(-1, num_terminals)),
-        route_count=_int32(np.tile(route_count, (num_planes, 1))),
-        candidates=_int32(np.arange(num_planes * channels_per_plane)),
-        spray_start=_int32(np.tile(np.concatenate(sprays), num_planes)),
-        bundle_index=_int32(bundle_index),
-        bundle_first=_int32(np.arange(num_terminals + 1) * num_planes),
-        bundle_channels=_int32((terminals[:, None] + np.arange(num_planes) * channels_per_plane).ravel()),
-        packet=packet,
-        endpoint=endpoint,
-        routing=routing,
-    )
+
+def _in_planes(node: Int64, plane: Int64, tree: _Tree) -> Int64:
+    """Give nodes of one plane their numbers in all planes, shape (planes, nodes): planes share their terminals only."""
+    return np.where(node < tree.num_terminals, node, node + plane[:, None] * tree.num_switches)
 
 
 def full_mesh(
@@ -271,31 +329,12 @@ def check_acyclic(network: Network) -> None:
     """
     if network.num_switches == 0:
         return
-    before, after = _dependencies(network)
-    remaining = np.ones(len(network.channels), np.bool_)
-    # Peel whole layers: a channel that no remaining one waits for, or that waits for none, is on no cycle.
-    while True:
-        alive = remaining[before] & remaining[after]
-        before, after = before[alive], after[alive]
-        has_input = np.zeros_like(remaining)
-        has_output = np.zeros_like(remaining)
-        has_input[after] = True
-        has_output[before] = True
-        peeled = remaining & ~(has_input & has_output)
-        if not peeled.any():
-            break
-        remaining &= ~peeled
-    if not remaining.any():
+    cycle = find_cycle(len(network.channels), *_dependencies(network))
+    if not cycle:
         return
-    successor = np.full(len(remaining), -1, np.int64)
-    successor[before] = after
-    walk = [int(np.flatnonzero(remaining)[0])]
-    while walk.count(walk[-1]) == 1:
-        walk.append(int(successor[walk[-1]]))
-    cycle = walk[walk.index(walk[-1]) :]
     raise ConfigError(
         f"{network.name}: the routes can deadlock, their channel-dependency graph has a cycle: "
-        + ", then ".join(network.channel_name(channel) for channel in cycle)
+        + ", then ".join(network.channel_name(channel) for channel in [*cycle, cycle[0]])
         + "; change the routes so that no packet turns from a downward channel to an upward one"
     )
 

@@ -3,22 +3,26 @@
 Derivation, for one operation, from docs/physics.md. Let a task of the operation begin at ``b`` and start at
 ``s = b + launch``. All quantities below are exact (whole picoseconds, rounded down where they do not come out).
 
+*Way.* The last packet of a share has a size of its own. Whatever way it takes, from its start on the first channel to
+the arrival of its head at its terminal pass the latencies of that way and, between channels of different rates, the
+waits of section 5 for its own serializations. Its *delay* is the least sum of these over all ways of its pair.
+
 *Injection.* A bundle of ``n`` channels has to inject the packets of all messages that the operation sends over it:
 ``W`` wire bytes and ``C`` cut bytes. The injection of a packet takes at least its serialization and at least its copy
 time, so the channel that works longest works at least ``work = max(W * ps_per_byte, C * copy_ps_per_byte) / n``, taken
 at the fastest channel of the bundle. The first packet cannot start before ``s + message_overhead``. The last packet
 that this channel starts is the last packet of a share. It ends its injection no earlier than ``s + message_overhead +
-work``, started that much before as its injection takes, and is delivered its route's latencies and its ejection later.
+work``, started that much before as its injection takes, and is delivered its delay and its ejection later.
 
 *Ejection.* A terminal with ``n`` last channels has to eject what it receives, which takes the busiest of them at least
-``work = max(W * ps_per_byte, C * ejection_ps_per_byte) / n``. The first packet cannot arrive before the smallest
-``s + message_overhead + latencies`` of the messages to it.
+``work = max(W * ps_per_byte, C * ejection_ps_per_byte) / n``. The first packet cannot arrive before the smallest ``s +
+message_overhead + delay`` of the messages to it. The first packet of a message to arrive is a full one, or the last of
+a share: that starts at least the serialization of the full one before it later.
 
 *Start.* A task that moves nothing ends no earlier than ``s``.
 
 The latest of these ends bounds the end of the operation. Where all ranks begin together that is the larger of the
-injection and the ejection time plus the latency of an empty network (less its rate-mismatch waits, see
-docs/physics.md, section 11: a bound with them would be tighter by some ten nanoseconds, and longer to derive).
+injection and the ejection time plus the latency of an empty network (docs/results.md, "The lower bound").
 """
 
 from __future__ import annotations
@@ -29,15 +33,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.fabrics.network import Network
+from fabricsim.results.routes import Routes
 from fabricsim.results.traffic import Traffic, wire_bytes_of
 from fabricsim.workloads.schedule import Schedule
 
 Int64 = npt.NDArray[np.int64]
 
-_FAR_PS = 2**62
 
-
-def earliest_ends_ps(network: Network, schedule: Schedule, traffic: Traffic, task_begin_ps: Int64) -> Int64:
+def earliest_ends_ps(
+    network: Network, schedule: Schedule, traffic: Traffic, routes: Routes, task_begin_ps: Int64
+) -> Int64:
     """Bound the end of every operation from below, given when its tasks began.
 
     Parameters
@@ -46,6 +51,8 @@ def earliest_ends_ps(network: Network, schedule: Schedule, traffic: Traffic, tas
         Where and what.
     traffic
         ``message_traffic`` of the two.
+    routes
+        ``find_routes`` of the network.
     task_begin_ps
         Shape (tasks,): as recorded.
 
@@ -60,52 +67,30 @@ def earliest_ends_ps(network: Network, schedule: Schedule, traffic: Traffic, tas
     np.maximum.at(end_ps, tasks.operation, start_ps)
     if len(traffic.message):
         ready_ps = start_ps[schedule.messages.source_task[traffic.message]] + network.endpoint.message_overhead_ps
-        latency_ps = route_latencies_ps(network)[traffic.source_terminal, traffic.target_terminal]
+        last_delay_ps = routes.least_delay_ps(
+            traffic.source_terminal, traffic.target_terminal, wire_bytes_of(network, traffic.last_payload_bytes)
+        )
+        arrival_ps = ready_ps + _first_delay_ps(network, traffic, routes, last_delay_ps)
         for operation, group_end_ps in (
-            _injection_ends_ps(network, traffic, ready_ps, latency_ps),
-            _ejection_ends_ps(network, traffic, ready_ps + latency_ps),
+            _injection_ends_ps(network, traffic, ready_ps, last_delay_ps),
+            _ejection_ends_ps(network, traffic, arrival_ps),
         ):
             np.maximum.at(end_ps, operation, group_end_ps)
     return end_ps
 
 
-def route_latencies_ps(network: Network) -> Int64:
-    """Sum the channel latencies of the quickest route of every pair.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (terminals, terminals), int64 picoseconds; 0 on the diagonal.
-    """
-    channels, num_terminals = network.channels, network.num_terminals
-    onward_ps = np.full((network.num_nodes, num_terminals), _FAR_PS, np.int64)
-    np.fill_diagonal(onward_ps, 0)
-    switch, target = np.nonzero(network.route_count)
-    first = network.route_first[switch, target].astype(np.int64)
-    count = network.route_count[switch, target].astype(np.int64)
-    # Routes end at their terminal, so from there backwards every step settles the switches one channel further away.
-    while len(switch):
-        ready = onward_ps[channels.target_node[network.candidates[first]], target] < _FAR_PS
-        best_ps = np.full(int(ready.sum()), _FAR_PS, np.int64)
-        for choice in range(int(count[ready].max(initial=0))):
-            channel = network.candidates[first[ready] + np.minimum(choice, count[ready] - 1)]
-            step_ps = channels.latency_ps[channel] + onward_ps[channels.target_node[channel], target[ready]]
-            np.minimum(best_ps, step_ps, out=best_ps)
-        onward_ps[num_terminals + switch[ready], target[ready]] = best_ps
-        switch, target, first, count = (array[~ready] for array in (switch, target, first, count))
-    source, target = np.nonzero(network.bundle_index >= 0)
-    bundle = network.bundle_index[source, target]
-    first, end = network.bundle_first[bundle].astype(np.int64), network.bundle_first[bundle + 1].astype(np.int64)
-    latency_ps = np.zeros((num_terminals, num_terminals), np.int64)
-    latency_ps[source, target] = _FAR_PS
-    for plane in range(int((end - first).max(initial=0))):
-        channel = network.bundle_channels[np.minimum(first + plane, end - 1)]
-        step_ps = channels.latency_ps[channel] + onward_ps[channels.target_node[channel], target]
-        latency_ps[source, target] = np.minimum(latency_ps[source, target], step_ps)
-    return latency_ps
+def _first_delay_ps(network: Network, traffic: Traffic, routes: Routes, last_delay_ps: Int64) -> Int64:
+    """Bound when the first packet of a message can arrive, after the first start of one."""
+    packet = network.packet
+    full_bytes = np.full(len(traffic.message), packet.wire_bytes(packet.max_payload_bytes), np.int64)
+    wire = _Rate(network.channels.ps_per_byte_num, network.channels.ps_per_byte_den)
+    fastest = wire.fastest(network.bundle_channels, network.bundle_first[:-1].astype(np.int64))[traffic.bundle]
+    full_delay_ps = routes.least_delay_ps(traffic.source_terminal, traffic.target_terminal, full_bytes)
+    first_delay_ps = np.minimum(full_delay_ps, last_delay_ps + wire.ceil_ps(full_bytes, fastest))
+    return np.where(traffic.cut_bytes > traffic.last_payload_bytes * traffic.shares, first_delay_ps, last_delay_ps)
 
 
-def _injection_ends_ps(network: Network, traffic: Traffic, ready_ps: Int64, latency_ps: Int64) -> tuple[Int64, Int64]:
+def _injection_ends_ps(network: Network, traffic: Traffic, ready_ps: Int64, delay_ps: Int64) -> tuple[Int64, Int64]:
     """Operation and earliest end of all that one operation sends over one bundle."""
     channels = network.channels
     first, rows = network.bundle_first[:-1].astype(np.int64), network.bundle_channels
@@ -125,7 +110,7 @@ def _injection_ends_ps(network: Network, traffic: Traffic, ready_ps: Int64, late
         ejection.ceil_ps(last_bytes, ejection.fastest(into, into_first)[traffic.target_terminal]),
     )
     # The injection's own end is a bound too, so a tail below zero counts as none.
-    tail_ps = np.maximum(latency_ps + ejection_ps - injection_ps, 0)
+    tail_ps = np.maximum(delay_ps + ejection_ps - injection_ps, 0)
 
     order, group = _groups(traffic.operation * len(size) + traffic.bundle)
     bundle = traffic.bundle[order][group]

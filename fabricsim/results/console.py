@@ -268,7 +268,7 @@ def _apart(*parts: RenderableType) -> Group:
 def _replay_header(result: Result) -> Text:
     about = result.info.workload
     source = about.get("trace", "trace")
-    operations = len(result.schedule.operations)
+    operations = result.num_operations
     return Text(
         f"{source}, mode {about['mode']}: {result.schedule.num_ranks} ranks, "
         f"{operations:,} operation{'s' * (operations != 1)}"
@@ -287,7 +287,7 @@ def _run_header(result: Result) -> Text:
 
 def _operations(results: Sequence[Result]) -> Table:
     rows = _moving_rows(results)
-    recorded = any(row[0]["recorded_ps"] is not None for row in rows)
+    recorded = _has_recorded_times(rows)
     named = any(_recorded_name(row[0]) for row in rows[:MAX_ROWS])
     table = _table(
         ("operation", "", "left"),
@@ -321,13 +321,25 @@ def _recorded_name(row: Mapping[str, Any]) -> str:
 def _notes(result: Result) -> Text:
     rows = _moving_rows([result])
     notes = ["Times run from the arrival of an operation's last rank to the end of its last rank."]
-    if any(row["recorded_ps"] is not None for (row,) in rows):
-        notes.append("Recorded: on the machine that made the trace.")
+    if _has_recorded_times(rows):
+        notes.append(
+            "Recorded: on the machine that made the trace, from the last start on a device; simulated times hold the "
+            "launch latency, which stands for what a library's kernels do beside the transfer."
+        )
     else:
         notes.append("The trace has no recorded times to compare with.")
     if len(rows) > MAX_ROWS:
         notes.append(f"{len(rows) - MAX_ROWS:,} more operations are left out here; --json FILE has them all.")
-    return Text(" ".join(notes))
+    replaced = {
+        f"{operation.op}: recorded {operation.recorded_algorithm}, simulated {operation.algorithm}."
+        for operation in result.schedule.operations
+        if operation.recorded_algorithm
+    }
+    return Text("\n".join([" ".join(notes), *sorted(replaced)]))
+
+
+def _has_recorded_times(rows: Sequence[tuple[dict[str, Any], ...]]) -> bool:
+    return any(row[0]["recorded_ps"] is not None for row in rows)
 
 
 def _moving_rows(results: Sequence[Result]) -> list[tuple[dict[str, Any], ...]]:

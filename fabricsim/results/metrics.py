@@ -12,6 +12,8 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from fabricsim.engine.layout import LATENCY_BUCKETS
+
 Int64 = npt.NDArray[np.int64]
 
 PERCENTILES = {"p50": Fraction(1, 2), "p90": Fraction(9, 10), "p99": Fraction(99, 100), "p999": Fraction(999, 1000)}
@@ -72,16 +74,16 @@ def exact_distribution(latencies_ps: Int64) -> Distribution:
 
 
 def histogram_distribution(counts: Int64, sum_ps: int, max_ps: int) -> Distribution:
-    """Percentiles by nearest rank from a histogram with 128 buckets per power of two.
+    """Percentiles by nearest rank from the kernel's histogram (docs/physics.md, section 10).
 
-    A percentile is the upper edge of its bucket, at most 1/128 above the true value, and no more than the largest
-    value; ``max`` and ``mean`` are exact.
+    A percentile is the upper edge of its bucket, at most 1 / ``LATENCY_BUCKETS`` above the true value, and no more than
+    the largest value; ``max`` and ``mean`` are exact.
 
     Parameters
     ----------
     counts
-        Values below 256 ps have buckets of their own; a value ``v`` of more bits lies in bucket
-        ``128 * shift + (v >> shift)`` with ``shift = bit_length(v) - 8``.
+        Values below ``2 * LATENCY_BUCKETS`` have buckets of their own; a larger value ``v`` lies in bucket
+        ``LATENCY_BUCKETS * shift + (v >> shift)``, with the ``shift`` that leaves as many digits as these have at most.
     sum_ps, max_ps
         Of all values.
     """
@@ -97,8 +99,8 @@ def histogram_distribution(counts: Int64, sum_ps: int, max_ps: int) -> Distribut
 
 
 def _upper_edge_ps(bucket: int) -> int:
-    shift = max(bucket // 128 - 1, 0)
-    return ((bucket - 128 * shift + 1) << shift) - 1
+    shift = max(bucket // LATENCY_BUCKETS - 1, 0)
+    return ((bucket - LATENCY_BUCKETS * shift + 1) << shift) - 1
 
 
 @dataclass(frozen=True)

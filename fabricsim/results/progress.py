@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_S = 30.0
+COMPILING = "compiling the kernel (once, about 15 s)"
 
 
 class ProgressReporter:
@@ -64,20 +65,28 @@ class ProgressReporter:
 
     def __call__(self, progress: Progress) -> None:
         """Take one report from the engine."""
+        if progress.compiling:
+            self._say(COMPILING)
+            return
         done = fraction_done(progress)
         rate = progress.packet_hops / progress.elapsed_s if progress.elapsed_s else 0.0
         simulated = f"simulated {format_time(progress.simulated_ps)}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, state=f"{simulated}, {rate / 1e6:.1f} M hops/s")
-        elif not self._quiet and progress.elapsed_s - self._last_line_s >= LINE_EVERY_S:
+        elif progress.elapsed_s - self._last_line_s >= LINE_EVERY_S:
             self._last_line_s = progress.elapsed_s
             left = f", about {progress.elapsed_s * (1 - done) / done:.0f} s left" if done else ""
-            print(
-                f"{self._label}: {done:.1%} delivered, {simulated}, {progress.packet_hops:,} packet-hops "
-                f"({rate / 1e6:.1f} M/s) in {progress.elapsed_s:.0f} s{left}",
-                file=self._stream,
-                flush=True,
+            self._say(
+                f"{done:.1%} delivered, {simulated}, {progress.packet_hops:,} packet-hops "
+                f"({rate / 1e6:.1f} M/s) in {progress.elapsed_s:.0f} s{left}"
             )
+
+    def _say(self, words: str) -> None:
+        """Write a line, or beside the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, state=words)
+        elif not self._quiet:
+            print(f"{self._label}: {words}", file=self._stream, flush=True)
 
 
 def fraction_done(progress: Progress) -> float:

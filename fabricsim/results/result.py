@@ -16,6 +16,7 @@ from fabricsim.results import metrics
 from fabricsim.results.bounds import earliest_ends_ps
 from fabricsim.results.checks import check_bounds, check_record
 from fabricsim.results.digest import run_digest
+from fabricsim.results.routes import Routes, find_routes
 from fabricsim.results.traffic import Int32, Int64, Traffic, message_traffic
 from fabricsim.results.versions import library_versions, package_version
 from fabricsim.workloads.schedule import Schedule
@@ -71,17 +72,28 @@ class Result:
         self.info = info
         traffic = message_traffic(network, schedule, terminal_of_rank)
         check_record(network, schedule, traffic, record)
-        self._times = _operation_times(network, schedule, traffic, record)
+        self._routes = find_routes(network)
+        self._times = _operation_times(network, schedule, traffic, self._routes, record)
         check_bounds(schedule, self._times.end_ps, self._times.earliest_end_ps)
         self._traffic = traffic
 
     def __repr__(self) -> str:
         """Say what ran where, and how long it took."""
-        operations = len(self.schedule.operations)
+        operations = self.num_operations
         return (
             f"<Result of {operations} operation{'s' * (operations != 1)} over {self.schedule.num_ranks} ranks on "
             f"{self.network.name}: {self.simulated_time_ps / metrics.PS_PER_US:,.3f} us>"
         )
+
+    @property
+    def num_operations(self) -> int:
+        """Operations of the workload, computations among them, without the joins that a replay adds."""
+        return len(self._listed)
+
+    @property
+    def _listed(self) -> Int64:
+        joins = [operation.is_join for operation in self.schedule.operations]
+        return np.flatnonzero(~np.array(joins, np.bool_))
 
     @property
     def simulated_time_ps(self) -> int:
@@ -98,8 +110,9 @@ class Result:
 
     @property
     def routing(self) -> str | None:
-        """How packets with a choice were routed; ``None`` where no packet has one."""
-        return self.network.routing if (self.network.route_count > 1).any() else None
+        """How packets with a choice were routed; ``None`` where no packet of this run has one."""
+        has_choice = self._routes.has_choice(self._traffic.source_terminal, self._traffic.target_terminal)
+        return self.network.routing if has_choice else None
 
     @cached_property
     def digest(self) -> str:
@@ -110,27 +123,29 @@ class Result:
     def ops(self) -> pa.Table:
         """One row per operation, as an Arrow table.
 
+        ``operation`` is its number in the schedule, in which the joins that a replay adds have numbers too.
         ``begin_ps`` is when its last rank arrived, ``end_ps`` when its last rank was done, ``time_ps`` their
         difference; for a computation ``begin_ps`` is the begin of its gap. ``lower_bound_ps`` bounds ``time_ps``, and
         ``efficiency`` is their ratio. Null: not defined, or not recorded.
         """
         import pyarrow as pa
 
-        operations = self.schedule.operations
-        times = self._times
-        time_ps = (times.end_ps - times.arrival_ps).tolist()
-        bound_ps = (times.earliest_end_ps - times.arrival_ps).tolist()
+        times, listed = self._times, self._listed
+        operations = [self.schedule.operations[number] for number in listed.tolist()]
+        arrival_ps, end_ps = times.arrival_ps[listed], times.end_ps[listed]
+        time_ps = (end_ps - arrival_ps).tolist()
+        bound_ps = (times.earliest_end_ps[listed] - arrival_ps).tolist()
         rows = list(zip(operations, time_ps, strict=True))
         return pa.table(
             {
-                "operation": pa.array(np.arange(len(operations), dtype=np.int32)),
+                "operation": pa.array(listed.astype(np.int32)),
                 "name": pa.array([operation.name for operation in operations], pa.string()),
                 "op": pa.array([operation.op for operation in operations], pa.string()),
                 "algorithm": pa.array([operation.algorithm for operation in operations], pa.string()),
                 "ranks": pa.array([len(operation.ranks) for operation in operations], pa.int32()),
                 "size_bytes": pa.array([operation.size_bytes for operation in operations], pa.int64()),
-                "begin_ps": pa.array(times.arrival_ps),
-                "end_ps": pa.array(times.end_ps),
+                "begin_ps": pa.array(arrival_ps),
+                "end_ps": pa.array(end_ps),
                 "time_ps": pa.array(time_ps, pa.int64()),
                 "algbw_GBps": pa.array([metrics.algbw_GBps(op.size_bytes, time) for op, time in rows], pa.float64()),
                 "busbw_GBps": pa.array(
@@ -147,15 +162,17 @@ class Result:
 
     @cached_property
     def tasks(self) -> pa.Table:
-        """One row per operation and rank, as an Arrow table: when it began and ended there, in picoseconds."""
+        """One row per operation of ``ops`` and rank, as an Arrow table: when it began and ended there, in ps."""
         import pyarrow as pa
 
+        tasks = self.schedule.tasks
+        rows = np.flatnonzero(np.isin(tasks.operation, self._listed))
         return pa.table(
             {
-                "operation": self.schedule.tasks.operation,
-                "rank": self.schedule.tasks.rank,
-                "begin_ps": self.record.task_begin_ps,
-                "end_ps": self.record.task_end_ps,
+                "operation": tasks.operation[rows],
+                "rank": tasks.rank[rows],
+                "begin_ps": self.record.task_begin_ps[rows],
+                "end_ps": self.record.task_end_ps[rows],
             }
         )
 
@@ -270,7 +287,7 @@ class Result:
                 **self.info.workload,
                 "ranks": self.schedule.num_ranks,
                 "placement": self.info.placement,
-                "operations": len(self.schedule.operations),
+                "operations": self.num_operations,
                 "messages": len(self.schedule.messages),
                 "message_bytes": int(self.schedule.messages.size_bytes.sum()),
             },
@@ -298,7 +315,9 @@ class _OperationTimes:
     earliest_end_ps: Int64
 
 
-def _operation_times(network: Network, schedule: Schedule, traffic: Traffic, record: RunRecord) -> _OperationTimes:
+def _operation_times(
+    network: Network, schedule: Schedule, traffic: Traffic, routes: Routes, record: RunRecord
+) -> _OperationTimes:
     tasks, count = schedule.tasks, len(schedule.operations)
     # A computation is its gap; for all others the gap comes before the operation.
     computes = np.array([operation.op == "compute" for operation in schedule.operations], np.bool_)
@@ -312,7 +331,7 @@ def _operation_times(network: Network, schedule: Schedule, traffic: Traffic, rec
     return _OperationTimes(
         arrival_ps=latest(record.task_begin_ps - gap_ps),
         end_ps=latest(record.task_end_ps),
-        earliest_end_ps=earliest_ends_ps(network, schedule, traffic, record.task_begin_ps),
+        earliest_end_ps=earliest_ends_ps(network, schedule, traffic, routes, record.task_begin_ps),
     )
 
 

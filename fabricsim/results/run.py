@@ -6,20 +6,31 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fabricsim.engine.driver import Progress, run_schedule
+from fabricsim.engine.placement import Int32, Placement, placement_name, terminal_of_rank
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import FabricSpec, load_fabric
-from fabricsim.results.placement import Placement, placement_name, terminal_of_rank
+from fabricsim.fabrics.network import Network
 from fabricsim.results.result import Result, RunInfo
-from fabricsim.units import parse_bytes
-from fabricsim.workloads.collectives import collective
+from fabricsim.results.routes import find_routes
+from fabricsim.results.traffic import message_traffic
+from fabricsim.units import parse_bytes, whole_number
+from fabricsim.workloads.collectives import COLLECTIVES, algorithms_of, collective
 from fabricsim.workloads.schedule import Schedule
 from fabricsim.workloads.schedule_check import check_schedule
 
 if TYPE_CHECKING:
     from fabricsim.workloads.replay import Mode
+    from fabricsim.workloads.trace import Trace
+
+
+class ArrowTable(Protocol):
+    """A table of any library that speaks the Arrow PyCapsule interface (pyarrow, polars, pandas, duckdb, ...)."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Give the rows as a stream of batches."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Workload:
     placement: Sequence[int] | None = None
 
 
-def load_trace(trace: Any, *, mode: Mode = "dependency") -> Workload:
+def load_trace(trace: Trace | str | os.PathLike[str] | ArrowTable, *, mode: Mode = "dependency") -> Workload:
     """Read, check and schedule a trace once, for replay on several fabrics.
 
     Takes what ``replay`` takes, and raises what it raises for the trace.
@@ -47,6 +58,15 @@ def load_trace(trace: Any, *, mode: Mode = "dependency") -> Workload:
         trace = Trace.from_table(trace)
     check(trace)
     return Workload(schedule_from_trace(trace, mode), about, trace.metadata.placement)
+
+
+def _workload_of(schedule: Schedule) -> Workload:
+    """Say of a schedule what can be seen in it: one collective as we run it, or something else."""
+    if len(schedule.operations) == 1:
+        (operation,) = schedule.operations
+        if operation.op in COLLECTIVES and operation.algorithm in algorithms_of(operation.op):
+            return Workload(schedule, {"kind": "collective", "collective": operation.op})
+    return Workload(schedule, {"kind": "schedule"})
 
 
 def simulate(
@@ -103,16 +123,20 @@ def simulate(
         The result contradicts the physics.
     """
     started_s = time.perf_counter()
-    spec = fabric if isinstance(fabric, FabricSpec) else load_fabric(fabric)
+    spec = _spec_of(fabric)
     if isinstance(workload, Schedule):
         check_schedule(workload)  # it may be hand-made, and kernels validate nothing
-        workload = Workload(workload, {"kind": "schedule"})
+        workload = _workload_of(workload)
+    elif not isinstance(workload, Workload):
+        raise ConfigError(
+            f"the workload is a {type(workload).__name__}; give what fabricsim.collective returns, or a Schedule "
+            "(a trace is for fabricsim.replay)"
+        )
     schedule = workload.schedule
+    seed = whole_number("seed", seed)
     if not -(2**63) <= seed < 2**63:
         raise ConfigError(f"seed {seed} does not fit 64 bits; use a smaller number")
     network = spec.network(packet=packet, routing=routing, endpoint=endpoint)
-    if endpoint == "ideal":
-        _refuse_idle_endpoint(spec)
     terminals = terminal_of_rank(
         placement,
         num_ranks=schedule.num_ranks,
@@ -120,6 +144,10 @@ def simulate(
         fabric=network.name,
         recorded=workload.placement,
     )
+    if endpoint == "ideal":
+        _refuse_idle_endpoint(spec, schedule, terminals)
+    options = {"routing": routing, "packet": packet, "placement": placement}
+    _refuse_idle_options([name for name, value in options.items() if value is not None], network, schedule, terminals)
     record = run_schedule(network, schedule, terminal_of_rank=terminals, seed=seed, kernel=kernel, progress=progress)
     return Result(
         network=network,
@@ -138,7 +166,7 @@ def simulate(
 
 
 def replay(
-    trace: Any,
+    trace: Trace | str | os.PathLike[str] | ArrowTable,
     fabric: FabricSpec | str | os.PathLike[str],
     *,
     mode: Mode = "dependency",
@@ -212,17 +240,17 @@ def collective_sweep(
     """
     swept = (min_size, max_size, factor) != (None, None, None)
     if sizes is not None and not swept:
-        chosen = [parse_bytes(size) for size in sizes.split(",")]
+        entries = sizes.split(",")
+        if not all(entry.strip() for entry in entries):
+            raise ConfigError(f"--size {sizes!r} has an empty entry; write sizes with one comma between: 1MiB,64MiB")
+        chosen = [parse_bytes(entry) for entry in entries]
     elif sizes is None and min_size is not None and max_size is not None:
         chosen = sweep_sizes(parse_bytes(min_size), parse_bytes(max_size), 2 if factor is None else factor)
     else:
         raise ConfigError(
             "give the sizes either as --size 64MiB[,...] or as --min-size and --max-size (and --factor) of a sweep"
         )
-    return [
-        Workload(collective(op, size=size, ranks=ranks, algorithm=algorithm), {"kind": "collective", "collective": op})
-        for size in chosen
-    ]
+    return [_workload_of(collective(op, size=size, ranks=ranks, algorithm=algorithm)) for size in chosen]
 
 
 def sweep_sizes(smallest_bytes: int, largest_bytes: int, factor: int) -> list[int]:
@@ -243,10 +271,40 @@ def sweep_sizes(smallest_bytes: int, largest_bytes: int, factor: int) -> list[in
     return sizes
 
 
-def _refuse_idle_endpoint(spec: FabricSpec) -> None:
-    """Refuse an option that makes no difference: it would let a user compare a run with itself."""
-    terminal = spec.terminal
-    if not (terminal.launch_latency.exact or terminal.message_overhead.exact or terminal.copy_rate.exact):
+def _spec_of(fabric: FabricSpec | str | os.PathLike[str]) -> FabricSpec:
+    if isinstance(fabric, FabricSpec):
+        return fabric
+    if isinstance(fabric, str | os.PathLike):
+        return load_fabric(fabric)
+    raise ConfigError(f"the fabric is a {type(fabric).__name__}; give a name, a path or what load_fabric returns")
+
+
+# An option that makes no difference is refused: it would let a user compare a run with itself.
+
+
+def _refuse_idle_endpoint(spec: FabricSpec, schedule: Schedule, terminals: Int32) -> None:
+    """Refuse to leave out what the terminals do not add, to this fabric or to this run."""
+    fitted = spec.network()
+    adds_to_messages = spec.terminal.message_overhead.exact or spec.terminal.copy_rate.exact
+    moves = len(message_traffic(fitted, schedule, terminals).message) > 0
+    launches = bool(schedule.tasks.launches.any())
+    if not ((fitted.endpoint.launch_latency_ps and launches) or (adds_to_messages and moves)):
         raise ConfigError(
-            f"endpoint ideal has no effect on {spec.name}: its terminals add nothing to the wires; leave it out"
+            f"endpoint ideal has no effect on this run on {spec.name}: terminals add nothing to its wires; leave it out"
+        )
+
+
+def _refuse_idle_options(given: Sequence[str], network: Network, schedule: Schedule, terminals: Int32) -> None:
+    """Refuse the named options where no packet of the run can tell the difference."""
+    if not given:
+        return
+    traffic = message_traffic(network, schedule, terminals)
+    if not len(traffic.message):
+        raise ConfigError(
+            f"{given[0]} has no effect on this run on {network.name}: nothing is sent between terminals; leave it out"
+        )
+    if "routing" in given and not find_routes(network).has_choice(traffic.source_terminal, traffic.target_terminal):
+        raise ConfigError(
+            f"routing {network.routing} has no effect on this run on {network.name}: each pair of terminals in it "
+            "has one path per plane; leave it out"
         )

@@ -1,4 +1,8 @@
-"""What the messages of a schedule put on the wires of a network, before anything runs (docs/physics.md, section 7)."""
+"""What the messages of a schedule put on the wires of a network, before anything runs (docs/physics.md, section 7).
+
+Striping and cutting are worked out from the physics a second time here, apart from the engine's own tables, so that
+``checks`` can hold the packets and bytes that the engine counted against figures that it did not make.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,9 @@ Int64 = npt.NDArray[np.int64]
 class Traffic:
     """One entry per message that makes packets; all arrays have that length, int64.
 
-    ``message`` is the row in the schedule. ``cut_bytes`` is what is cut and timed: the payload plus the slack of
-    striping. ``last_payload_bytes`` is the payload of the last packet of each of its shares, which are all alike.
+    ``message`` is the row in the schedule, ``shares`` the number of channels that it is striped over. ``cut_bytes`` is
+    what is cut and timed: the payload plus the slack of striping. ``last_payload_bytes`` is the payload of the last
+    packet of each of its shares, which are all alike.
     """
 
     message: Int64
@@ -27,6 +32,7 @@ class Traffic:
     source_terminal: Int64
     target_terminal: Int64
     bundle: Int64
+    shares: Int64
     packets: Int64
     cut_bytes: Int64
     wire_bytes: Int64
@@ -69,6 +75,7 @@ def message_traffic(network: Network, schedule: Schedule, terminal_of_rank: Int3
         source_terminal=source.astype(np.int64),
         target_terminal=target.astype(np.int64),
         bundle=bundle,
+        shares=shares,
         packets=shares * (full_packets + 1),
         cut_bytes=shares * share_bytes,
         wire_bytes=shares * share_wire_bytes,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.errors import ConfigError, unknown
-from fabricsim.units import parse_bytes
+from fabricsim.units import parse_bytes, whole_number
 from fabricsim.workloads.schedule import (
     Int32,
     Int64,
@@ -354,9 +354,10 @@ def collective(
     Raises
     ------
     ConfigError
-        Unknown operation or algorithm; a size that is not understood, not positive or rounds to zero; splits of
-        another shape, negative, or for another operation.
+        Unknown operation or algorithm; ranks or a size that are no whole numbers; a size that is not understood, not
+        positive or rounds to zero; splits of another shape, negative, or for another operation.
     """
+    ranks = whole_number("ranks", ranks)
     if op not in _PARTS:
         if algorithms_of(op):
             raise ConfigError(
@@ -396,7 +397,7 @@ def choose_algorithm(op: str, name: str | None) -> str:
 def _parts_by_size(op: str, size: str | int | None, ranks: int) -> Int64:
     if size is None:
         raise ConfigError(f"{op} needs a size, such as 64MiB")
-    size_bytes = size if isinstance(size, int) else parse_bytes(size)
+    size_bytes = parse_bytes(size) if isinstance(size, str) else whole_number("size", size)
     if size_bytes <= 0:
         raise ConfigError(f"a size of {size_bytes} bytes moves nothing; use a positive one")
     if size_bytes > MAX_SIZE_BYTES:

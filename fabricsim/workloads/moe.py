@@ -24,13 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.errors import ConfigError
+from fabricsim.workloads.schedule import Int64
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fabricsim.workloads.trace import Trace
-
-Int64 = npt.NDArray[np.int64]
 
 #: One float32 scale per this many FP8 elements in dispatch (DeepEP; DeepSeek-V3 report, section 3.3.2).
 ELEMENTS_PER_SCALE = 128

@@ -49,8 +49,8 @@ def schedule_from_trace(trace: Trace, mode: Mode = "dependency") -> Schedule:
     operation ``send`` of one message with a task at both ends; to oneself they move nothing and stay apart. A
     ``compute`` or ``wait`` is an operation of one task that moves nothing and needs no launch. An operation uses the
     recorded algorithm where ``collectives`` has one of that name (in small letters), else its default; each
-    ``Operation`` says which. Between two batches of several rows each, an operation "end of a batch" that takes no
-    time joins the rows of the first.
+    ``Operation`` says which, and which was recorded. Between two batches of several rows each, an operation "end of a
+    batch" that takes no time joins the rows of the first.
 
     ``Operation.recorded_ps`` is max(t_end) - max(t_start) over the ranks where the trace says that its clocks are
     aligned, else the least recorded duration, for a rank's duration is mostly waiting for the others; ``None`` where a
@@ -77,7 +77,7 @@ def schedule_from_trace(trace: Trace, mode: Mode = "dependency") -> Schedule:
     Raises
     ------
     ConfigError
-        An unknown mode.
+        An unknown mode; ``back-to-back`` for a trace in which ``dependency`` leaves no time out either.
     TraceError
         The trace lacks what the mode needs (``recorded``: start times of all rows and aligned clocks; ``recorded`` and
         ``dependency``: the duration of each compute row), or a time does not fit int64 picoseconds.
@@ -98,6 +98,8 @@ def schedule_from_trace(trace: Trace, mode: Mode = "dependency") -> Schedule:
         not_before_ns[:num_rows] = times.since_first_start()
     else:
         launches[:num_rows] = ~np.isin(columns.op, [OP_CODES["compute"], OP_CODES["wait"]])
+    if mode == "back-to-back":
+        _refuse_idle_mode(trace.where, columns, times.gaps(columns, order, layout.operation[:num_rows]))
     if mode == "dependency":
         gap_ns[:num_rows] = times.gaps(columns, order, layout.operation[:num_rows])
     if mode != "back-to-back":
@@ -116,6 +118,15 @@ def schedule_from_trace(trace: Trace, mode: Mode = "dependency") -> Schedule:
     )
     operations, blocks = _expand(rows, times, order, layout)
     return Schedule(trace.world_size, operations, tasks, join_messages(layout.first_task[:-1], blocks))
+
+
+def _refuse_idle_mode(where: str, columns: TraceColumns, gap_ns: Int64) -> None:
+    """Refuse back-to-back where it leaves nothing out: it would let a user compare a replay with itself."""
+    if not (gap_ns.any() or (columns.op == OP_CODES["compute"]).any()):
+        raise ConfigError(
+            f"replay mode 'back-to-back' has no effect on {where}: it records no gaps, times or computation that "
+            "could be left out; use mode 'dependency'"
+        )
 
 
 @dataclass(frozen=True)
@@ -195,10 +206,10 @@ def _expand(
         row = int(members[0])
         if row >= len(columns):
             rank = int(order.join_rank[row - len(columns)])
-            operations.append(Operation("end of a batch", "wait", "", (rank,), 0))
+            operations.append(Operation("end of a batch", "wait", "", (rank,), 0, is_join=True))
             continue
         op = OP_NAMES[columns.op[row]]
-        algorithm = _algorithm(columns, op, row)
+        algorithm, recorded_algorithm = _algorithm(columns, op, row)
         size_bytes = 0
         if op in ("send", "recv"):
             size_bytes = int(columns.send_bytes[row] + columns.recv_bytes[row])  # one of them is 0
@@ -217,6 +228,7 @@ def _expand(
                 ranks=tuple(columns.rank[members].tolist()),
                 size_bytes=size_bytes,
                 recorded_ps=times.recorded_ps(members),
+                recorded_algorithm=recorded_algorithm,
             )
         )
     if sends:
@@ -226,11 +238,16 @@ def _expand(
     return tuple(operations), blocks
 
 
-def _algorithm(columns: TraceColumns, op: str, row: int) -> str:
-    """Give the recorded algorithm where we have it, else the default; "" for what no algorithm moves."""
+def _algorithm(columns: TraceColumns, op: str, row: int) -> tuple[str, str]:
+    """Give the recorded algorithm where we have it, else the default and the recorded one.
+
+    What no algorithm moves has neither.
+    """
     known = algorithms_of(op)
-    recorded = columns.algorithms[columns.algorithm[row]].lower() if columns.algorithm[row] >= 0 else ""
-    return recorded if recorded in known else next(iter(known), "")
+    recorded = columns.algorithms[columns.algorithm[row]] if columns.algorithm[row] >= 0 else ""
+    if recorded.lower() in known:
+        return recorded.lower(), ""
+    return (known[0], recorded) if known else ("", "")
 
 
 def _even_pairs(columns: TraceColumns, rows: Int64) -> Int64:

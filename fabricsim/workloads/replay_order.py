@@ -1,4 +1,4 @@
-"""Which rows of a trace wait for which."""
+"""Which rows of a trace wait for which: what the check looks for cycles in and the replay follows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from fabricsim.workloads.schedule import Int64, offsets, slices
-from fabricsim.workloads.trace import TraceColumns
+from fabricsim.workloads.trace_columns import TraceColumns
 from fabricsim.workloads.trace_operations import Dependencies
 
 
 @dataclass(frozen=True)
 class RowOrder:
-    """What each row waits for: row ``i`` for ``rows[first[i] : first[i + 1]]``.
+    """What each row waits for on its rank: row ``i`` for ``rows[first[i] : first[i + 1]]``.
 
     The last rows are *joins*, which the trace does not have: each stands between two batches of one stream, so that
     the rows of the later batch need not each name all rows of the earlier one. ``join_rank`` and ``join_before`` have
@@ -24,6 +24,11 @@ class RowOrder:
     rows: Int64
     join_rank: Int64
     join_before: Int64
+
+    @property
+    def waiting(self) -> Int64:
+        """The row that waits, for each entry of ``rows``."""
+        return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
 
 
 def free_order(num_rows: int) -> RowOrder:

@@ -24,7 +24,9 @@ class Operation:
     """One collective, transfer or computation, over all its ranks.
 
     ``size_bytes`` is the size as nccl-tests defines it; ``recorded_ps`` what the recording took from the last
-    rank's start to the last rank's end, ``None`` where it does not say.
+    rank's start to the last rank's end, ``None`` where it does not say. ``recorded_algorithm`` is the recording's word
+    where its algorithm is not ``algorithm``, else empty. ``is_join`` marks what is no operation of the workload, but
+    the end of several, so that others can wait for all of them at once.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Operation:
     ranks: tuple[int, ...]
     size_bytes: int
     recorded_ps: int | None = None
+    recorded_algorithm: str = ""
+    is_join: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 import numpy as np
 import numpy.typing as npt
 
 from fabricsim.errors import TraceError
-from fabricsim.workloads.schedule import Int64, Schedule, slices
-
-_Rows = npt.NDArray[np.integer]
+from fabricsim.graphs import find_cycle
+from fabricsim.workloads.schedule import Bool, Int64, Schedule
 
 
 def check_schedule(schedule: Schedule) -> None:
@@ -87,10 +84,7 @@ def _check_messages(schedule: Schedule) -> None:
 
 
 def _check_ends(schedule: Schedule) -> None:
-    """Peel off what waits for nothing left (Kahn, 1962); what remains waits in a circle.
-
-    Nodes are the begins of the tasks, their ends, then the messages.
-    """
+    """Refuse what waits in a circle. Nodes are the begins of the tasks, their ends, then the messages."""
     tasks, messages = schedule.tasks, schedule.messages
     task = np.arange(len(tasks))
     message = 2 * len(tasks) + np.arange(len(messages))
@@ -120,42 +114,15 @@ def _check_ends(schedule: Schedule) -> None:
         ]
     )
     num_nodes = 2 * len(tasks) + len(messages)
-    order = np.argsort(before, kind="stable")
-    followers = after[order]
-    first = np.searchsorted(before[order], np.arange(num_nodes + 1))
-    missing = np.bincount(after, minlength=num_nodes)
-    front = np.flatnonzero(missing == 0)
-    while len(front):
-        edges = slices(first[front], first[front + 1] - first[front])
-        reached, times = np.unique(followers[edges], return_counts=True)
-        missing[reached] -= times
-        front = reached[missing[reached] == 0]
-    left = missing > 0
-    if left.any():
-        inside = left[before] & left[after]
-        one_before = np.full(num_nodes, -1)
-        one_before[after[inside]] = before[inside]
-        _refuse_circle(schedule, one_before, int(np.flatnonzero(left)[0]))
-
-
-def _refuse_circle(schedule: Schedule, one_before: Int64, node: int) -> NoReturn:
-    """Walk back from a node that cannot come until a node comes twice, and name the tasks between."""
-    path: list[int] = []
-    place: dict[int, int] = {}
-    while node not in place:
-        place[node] = len(path)
-        path.append(node)
-        node = int(one_before[node])
-    names: list[str] = []
-    for step in [*path[place[node] :], node]:
-        name = _node(schedule, step)
-        if not names or names[-1] != name:
-            names.append(name)
-    raise TraceError(
-        "the schedule can never end: "
-        + " waits for ".join(names)
-        + "; let all ranks have their operations in one order"
-    )
+    cycle = find_cycle(num_nodes, before, after)
+    if cycle:
+        names = [_node(schedule, node) for node in [cycle[0], *reversed(cycle)]]
+        told = [name for place, name in enumerate(names) if place == 0 or name != names[place - 1]]
+        raise TraceError(
+            "the schedule can never end: "
+            + " waits for ".join(told)
+            + "; let all ranks have their operations in one order"
+        )
 
 
 def _node(schedule: Schedule, node: int) -> str:
@@ -164,7 +131,7 @@ def _node(schedule: Schedule, node: int) -> str:
     return f"{_operation(schedule, int(schedule.tasks.operation[task]))} at rank {schedule.tasks.rank[task]}"
 
 
-def _waiting_rows(what: str, first: Int64, values: _Rows, num_rows: int) -> Int64:
+def _waiting_rows(what: str, first: Int64, values: npt.NDArray[np.integer], num_rows: int) -> Int64:
     """Give for each value the row whose list it stands in; refuse lists that are none."""
     if len(first) != num_rows + 1 or first[0] != 0 or first[-1] != len(values) or (np.diff(first) < 0).any():
         raise TraceError(
@@ -175,7 +142,7 @@ def _waiting_rows(what: str, first: Int64, values: _Rows, num_rows: int) -> Int6
     return np.repeat(np.arange(num_rows), np.diff(first))
 
 
-def _refuse_task(schedule: Schedule, wrong: npt.NDArray[np.bool_], why: str) -> None:
+def _refuse_task(schedule: Schedule, wrong: Bool, why: str) -> None:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise TraceError(
@@ -183,7 +150,7 @@ def _refuse_task(schedule: Schedule, wrong: npt.NDArray[np.bool_], why: str) -> 
         )
 
 
-def _refuse_message(schedule: Schedule, wrong: npt.NDArray[np.bool_], why: str) -> None:
+def _refuse_message(schedule: Schedule, wrong: Bool, why: str) -> None:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         messages = schedule.messages

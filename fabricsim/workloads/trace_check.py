@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fabricsim.workloads.trace_columns import NULL_NS, Decoder, Int64, TraceColumns, concatenate
+from fabricsim.workloads.replay_order import stream_order
+from fabricsim.workloads.schedule import Int64
+from fabricsim.workloads.trace_columns import NULL_NS, Decoder, TraceColumns, concatenate
 from fabricsim.workloads.trace_complaints import Complaints
 from fabricsim.workloads.trace_file import Trace
 from fabricsim.workloads.trace_operations import find_collectives, find_dependencies, find_transfers
@@ -57,7 +59,7 @@ def check(trace: Trace) -> TraceSummary:
     dependencies = find_dependencies(columns, across)
     splits.complain(across)
     across.raise_any()
-    check_order(columns, collectives, transfers, dependencies, across)
+    check_order(columns, collectives, transfers, stream_order(columns, dependencies), across)
     across.raise_any()
     in_operations = len(collectives.rows) + transfers.size
     return TraceSummary(len(columns), len(collectives), len(transfers), len(columns) - in_operations)

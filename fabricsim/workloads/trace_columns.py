@@ -12,13 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fabricsim.errors import unknown
+from fabricsim.workloads.schedule import Bool, Int32, Int64
 from fabricsim.workloads.trace_complaints import Complaints, few
 from fabricsim.workloads.trace_schema import COLUMN, COLUMNS, OP_CODES, Column
-
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt8 = npt.NDArray[np.uint8]
-Bool = npt.NDArray[np.bool_]
 
 NULL_NS = int(np.iinfo(np.int64).min)
 
@@ -39,7 +35,7 @@ class TraceColumns:
     rank: Int32
     group_id: Int32
     group_seq: Int64
-    op: UInt8
+    op: npt.NDArray[np.uint8]
     send_bytes: Int64
     recv_bytes: Int64
     send_splits_first: Int64

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fabricsim.workloads.trace_columns import Bool, Int64, TraceColumns
+from fabricsim.workloads.schedule import Bool, Int64
+from fabricsim.workloads.trace_columns import TraceColumns
 from fabricsim.workloads.trace_complaints import Complaints, few
 from fabricsim.workloads.trace_metadata import TraceMetadata
 from fabricsim.workloads.trace_row_rules import IS_COLLECTIVE, needs

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fabricsim.workloads.trace_columns import NULL_NS, Bool, Int32, Int64, TraceColumns
+from fabricsim.workloads.schedule import Bool, Int32, Int64
+from fabricsim.workloads.trace_columns import NULL_NS, TraceColumns
 from fabricsim.workloads.trace_complaints import Complaints, few
 from fabricsim.workloads.trace_metadata import Group
 from fabricsim.workloads.trace_schema import OP_NAMES, OPS
@@ -22,7 +23,7 @@ def needs(column: str) -> Bool:
 
 
 class Members:
-    """Who is in which group, for look-ups of many rows at once."""
+    """Who is in which group, for look-ups of many rows at once; ``sizes`` are the ranks per group, shape (groups,)."""
 
     def __init__(self, groups: Sequence[Group], world_size: int) -> None:
         self.groups = groups

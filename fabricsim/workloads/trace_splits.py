@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fabricsim.workloads.trace_columns import Int64, TraceColumns
+from fabricsim.workloads.schedule import Int64
+from fabricsim.workloads.trace_columns import TraceColumns
 from fabricsim.workloads.trace_complaints import Complaints
 from fabricsim.workloads.trace_metadata import Group
 from fabricsim.workloads.trace_row_rules import list_sums

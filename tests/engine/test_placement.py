@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fabricsim.errors import ConfigError
 from fabricsim.engine.placement import Placement, placement_name, terminal_of_rank
+from fabricsim.errors import ConfigError
 
 
 def place(

@@ -55,7 +55,9 @@ def test_quantities_of_nvl72() -> None:
     """Rows keep the spelling of the file, under the keys by which a user would change them."""
     rows = {row.key: (row.value, row.unit, row.evidence) for row in load_fabric("nvl72").quantities()}
     assert rows["link.gpu-nvswitch.bandwidth"] == ("50", "GB/s", "vendor")
-    assert rows["topology.planes"] == ("18", "count", "vendor")
+    for one_link_per_chip in ("topology.planes", "tier.nvswitch.parents"):
+        assert rows[one_link_per_chip][2] == "derived"
+    assert rows["topology.planes"][:2] == ("18", "count")
     assert rows["terminal.ejection_rate"] == ("unlimited", "GB/s", "assumed")
     assert rows["packet.bulk.flit"] == ("16", "B", "assumed")
 

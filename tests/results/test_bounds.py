@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
 from hypothesis import given, settings
 
+import fabricsim as fs
 from fabricsim.engine.driver import run_schedule
 from fabricsim.fabrics.network import Network
 from fabricsim.fabrics.topologies import Link, Tier
-from fabricsim.results.bounds import earliest_ends_ps, route_latencies_ps
+from fabricsim.results.bounds import earliest_ends_ps
+from fabricsim.results.routes import Way, find_routes
 from fabricsim.results.traffic import message_traffic
 from fabricsim.workloads.schedule import Schedule
 from tests.oracle.cases import Case, MessageDraft, OperationDraft, TaskDraft, build_schedule, cases
@@ -21,7 +24,8 @@ def bounds(network: Network, schedule: Schedule) -> tuple[list[int], list[int]]:
     traffic = message_traffic(network, schedule, linear(schedule))
     end_ps = np.zeros(len(schedule.operations), np.int64)
     np.maximum.at(end_ps, schedule.tasks.operation, record.task_end_ps)
-    return earliest_ends_ps(network, schedule, traffic, record.task_begin_ps).tolist(), end_ps.tolist()
+    earliest_ps = earliest_ends_ps(network, schedule, traffic, find_routes(network), record.task_begin_ps)
+    return earliest_ps.tolist(), end_ps.tolist()
 
 
 def test_one_flow_meets_its_bound() -> None:
@@ -85,20 +89,67 @@ def test_work_beyond_64_bits_is_exact() -> None:
     traffic = message_traffic(network, schedule, linear(schedule))
     begin_ps = np.zeros(4, np.int64)
     work_ps = 12 * 10**9 * 10**9 // (10**9 + 7)
-    assert earliest_ends_ps(network, schedule, traffic, begin_ps).tolist() == [work_ps + 1_000]
+    routes = find_routes(network)
+    assert earliest_ends_ps(network, schedule, traffic, routes, begin_ps).tolist() == [work_ps + 1_000]
 
 
-def test_route_latencies_follow_the_tiers() -> None:
-    """Two tiers of 1,000 and 3,000 ps per channel: 2,000 ps under one switch, 8,000 ps between two."""
+def two_tiers(*, parents: int = 3) -> Network:
+    """Pairs of terminals under a low switch at 1 ps per byte and 1,000 ps; above at 2 ps per byte and 3,000 ps."""
     far = Link(ps_per_byte=Fraction(2), latency_ps=3_000, buffer_bytes=12_000)
-    network = crossbar(tiers=[Tier("low", 2, 1, LINK, LINK), Tier("high", 2, 3, far, far)])
-    near_ps, far_ps = 2_000, 8_000
-    assert route_latencies_ps(network).tolist() == [
-        [0, near_ps, far_ps, far_ps],
-        [near_ps, 0, far_ps, far_ps],
-        [far_ps, far_ps, 0, near_ps],
-        [far_ps, far_ps, near_ps, 0],
-    ]
+    return crossbar(tiers=[Tier("low", 2, 1, LINK, LINK), Tier("high", 2, parents, far, far)])
+
+
+def test_routes_follow_the_tiers() -> None:
+    """2,000 ps and two channels under one switch, without a choice; else 8,000 ps and four channels, with one."""
+    routes = find_routes(two_tiers())
+    near, far = routes.kinds[routes.kind[0, 1]], routes.kinds[routes.kind[0, 2]]
+    assert (near.ways, near.has_choice) == ({Way(2_000, ((1, 1), (1, 1)))}, False)
+    assert (far.ways, far.has_choice) == ({Way(8_000, ((1, 1), (2, 1), (2, 1), (1, 1)))}, True)
+    n, f = routes.kind[0, 1], routes.kind[0, 2]
+    own = routes.kind[0, 0]
+    assert routes.kind.tolist() == [[own, n, f, f], [n, own, f, f], [f, f, own, n], [f, f, n, own]]
+    assert not find_routes(two_tiers(parents=1)).has_choice(np.array([0]), np.array([2]))
+
+
+def test_a_faster_channel_waits_for_a_slower_one() -> None:
+    """One packet of 120 B from the slow tier to the fast last channel: 5,300 + 8,000 + (240 - 120) + 120, as simulated.
+
+    Of 250 B the first packet waits as long, and 310 wire bytes are ejected after its arrival. That the slow tier
+    spreads them out is not counted: there the last of 70 wire bytes starts 2 * 240 ps after the first and waits 70 ps.
+    """
+    assert bounds(two_tiers(), one_operation((0, 2, 100))) == ([13_540], [13_540])
+    assert bounds(two_tiers(parents=1), one_operation((0, 2, 250))) == ([13_730], [5_300 + 8_000 + 480 + 70 + 70])
+
+
+def test_a_packet_between_nodes_meets_its_bound() -> None:
+    """CloudMatrix 384: 7 full packets, one per plane, wait 74,286 ps where 28 GB/s meet 56 GB/s again.
+
+    Ideal terminals inject and eject each in ceil(4,160 / 56 GB/s) = 74,286 ps; the ways have 1,050,000 ps of latency.
+    """
+    network = fs.load_fabric("cloudmatrix384").network(endpoint="ideal")
+    time_ps = 1_050_000 + 74_286 + 74_286
+    (bound_ps,), (end_ps,) = bounds(network, one_operation((0, 8, 7 * 4_096), ranks=9))
+    assert end_ps == time_ps
+    assert bound_ps in (time_ps - 1, time_ps)  # the work of 7 alike channels is rounded down
+
+
+def test_the_first_packet_to_arrive_waits_too() -> None:
+    """Incast of three messages of 100 B, two of them over the slow tier: the near one arrives first, after 2,000 ps.
+
+    Without it the first comes after 8,000 + 120 ps: 5,300 + 8,120 + 2 * 120, as simulated.
+    """
+    assert bounds(two_tiers(), one_operation((1, 0, 100), (2, 0, 100), (3, 0, 100)))[0] == [13_540]
+    assert bounds(two_tiers(), one_operation((2, 0, 100), (3, 0, 100))) == ([13_660], [13_660])
+
+
+def test_the_least_way_bounds_a_packet_with_a_choice() -> None:
+    """Where candidates differ, the quickest way for the packet's size counts, not the one of least latency."""
+    way = find_routes(two_tiers())
+    slow, quick = Way(1_000, ((1, 1), (9, 1), (1, 1))), Way(1_500, ((1, 1), (1, 1), (1, 1)))
+    kinds = tuple(kind._replace(ways=frozenset({slow, quick})) for kind in way.kinds)
+    routes = dataclasses.replace(way, kinds=kinds)
+    one = np.array([0, 0]), np.array([2, 2])
+    assert routes.least_delay_ps(*one, np.array([10, 1_000])).tolist() == [1_000 + 80, 1_500]
 
 
 @settings(max_examples=40)
@@ -108,6 +159,7 @@ def test_no_random_case_beats_its_bound(case: Case) -> None:
     terminals = np.array(case.terminal_of_rank, np.int32)
     record = run_schedule(case.network, case.schedule, terminal_of_rank=terminals, seed=case.seed, kernel="python")
     traffic = message_traffic(case.network, case.schedule, terminals)
-    earliest_ps = earliest_ends_ps(case.network, case.schedule, traffic, record.task_begin_ps)
+    routes = find_routes(case.network)
+    earliest_ps = earliest_ends_ps(case.network, case.schedule, traffic, routes, record.task_begin_ps)
     for operation, bound_ps in enumerate(earliest_ps.tolist()):
         assert bound_ps <= record.task_end_ps[case.schedule.tasks.operation == operation].max()

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from fabricsim.engine.driver import Progress
-from fabricsim.results.progress import ProgressReporter, fraction_done
+from fabricsim.results.progress import COMPILING, ProgressReporter, fraction_done
 
 
 class Terminal(io.StringIO):
@@ -65,6 +66,18 @@ def test_quiet_shows_nothing() -> None:
         with ProgressReporter("nvl72", quiet=True, stream=stream) as reporter:
             reporter(report(31.0))
         assert stream.getvalue() == ""
+
+
+def test_a_compilation_is_said_at_once() -> None:
+    """A plain line elsewhere, words beside the bar on a terminal, nothing where it is to be quiet."""
+    compiling = replace(report(0.0, delivered=0), compiling=True)
+    plain, terminal, quiet = io.StringIO(), Terminal(), io.StringIO()
+    for stream in (plain, terminal, quiet):
+        with ProgressReporter("nvl72", quiet=stream is quiet, stream=stream) as reporter:
+            reporter(compiling)
+    assert plain.getvalue() == "nvl72: compiling the kernel (once, about 15 s)\n"
+    assert COMPILING in terminal.getvalue()
+    assert quiet.getvalue() == ""
 
 
 def test_fraction_counts_packets_then_tasks() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ import pytest
 import fabricsim as fs
 from fabricsim.engine.driver import Progress
 from fabricsim.results.run import check_threads, collective_sweep, load_trace, replay, simulate, sweep_sizes
+from fabricsim.workloads.schedule import Schedule
+from tests.oracle.cases import OperationDraft, TaskDraft, build_schedule
+from tests.results import small
 
 
-def exchange(ranks: int = 4, size: str = "4KiB") -> object:
+def exchange(ranks: int = 4, size: str = "4KiB") -> Schedule:
     """An all-to-all small enough for an uncompiled kernel."""
     return fs.collective("all_to_all", size=size, ranks=ranks)
 
@@ -56,7 +60,7 @@ def test_an_ideal_endpoint_without_effect_is_refused(tiny: fs.FabricSpec) -> Non
     tables = tiny.model_dump(exclude_none=True)
     for key, value in (("launch_latency", "0 us"), ("message_overhead", "0 us"), ("copy_rate", "unlimited")):
         tables["terminal"][key]["value"] = value
-    with pytest.raises(fs.ConfigError, match="endpoint ideal has no effect on tiny"):
+    with pytest.raises(fs.ConfigError, match="endpoint ideal has no effect on this run on tiny: terminals add nothing"):
         simulate(fs.FabricSpec(**tables), exchange(), kernel="python", endpoint="ideal")
 
 
@@ -102,6 +106,71 @@ def test_replay_takes_a_trace_a_path_or_a_table(tiny: fs.FabricSpec, small_trace
     assert [row["op"] for row in results[0].ops.to_pylist()] == ["all_to_all", "all_reduce"]
     assert results[1].summary()["workload"]["trace"] == str(path)
     assert results[1].summary()["workload"]["mode"] == "dependency"
+
+
+def test_a_summary_says_what_the_schedule_is(tiny: fs.FabricSpec) -> None:
+    """A collective is one by whatever way it was made; other operations, or several, are a schedule."""
+    sweep = {"sizes": "4KiB", "min_size": None, "max_size": None, "factor": None, "algorithm": None}
+    (swept,) = collective_sweep("all_to_all", ranks=4, **sweep)
+    for workload in (exchange(), swept):
+        about = simulate(tiny, workload, kernel="python").summary()["workload"]
+        assert (about["kind"], about["collective"]) == ("collective", "all_to_all")
+    one = exchange()
+    other = dataclasses.replace(one, operations=(dataclasses.replace(one.operations[0], algorithm="mine"),))
+    about = simulate(tiny, other, kernel="python").summary()["workload"]
+    assert about["kind"] == "schedule"
+    assert "collective" not in about
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"workload": "all_to_all"}, "the workload is a str; give what fabricsim.collective returns"),
+        ({"workload": small.small_trace()}, "the workload is a Trace; .*a trace is for fabricsim.replay"),
+        ({"fabric": 72}, "the fabric is a int; give a name"),
+        ({"seed": 1.5}, "seed is 1.5, which is not a whole number"),
+        ({"seed": True}, "seed is True, which is not a whole number"),
+        ({"placement": [1.7, 2, 0, 3]}, r"placement\[0\] is 1.7, which is not a whole number"),
+        ({"placement": 3}, "placement is 3; give linear, scatter"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused(tiny: fs.FabricSpec, arguments: dict[str, Any], words: str) -> None:
+    """One sentence that names the argument and what to give, never a TypeError from inside."""
+    with pytest.raises(fs.ConfigError, match=words):
+        simulate(**{"fabric": tiny, "workload": exchange(), "kernel": "python", **arguments})
+
+
+def test_numpy_integers_are_integers(tiny: fs.FabricSpec) -> None:
+    """Size, ranks, seed and placement may come from arrays."""
+    workload = fs.collective("all_to_all", size=np.int64(4_096), ranks=np.int32(2))
+    result = simulate(tiny, workload, kernel="python", seed=np.int64(7), placement=np.array([3, 1]))
+    assert result.terminal_of_rank.tolist() == [3, 1]
+    assert result.summary()["seed"] == 7
+
+
+def test_routing_is_that_of_the_traffic() -> None:
+    """Under one first switch of CloudMatrix 384 no packet has a choice; between two nodes each has."""
+    near = simulate("cloudmatrix384", exchange(ranks=2), kernel="python")
+    far = simulate("cloudmatrix384", exchange(ranks=2), kernel="python", placement="scatter", routing="deterministic")
+    assert (near.routing, far.routing) == (None, "deterministic")
+    with pytest.raises(fs.ConfigError, match="routing deterministic has no effect on this run on cloudmatrix384"):
+        simulate("cloudmatrix384", exchange(ranks=2), kernel="python", routing="deterministic")
+
+
+@pytest.mark.parametrize("option", [{"packet": "bulk"}, {"placement": "linear"}])
+def test_options_of_packets_need_packets(tiny: fs.FabricSpec, option: dict[str, str]) -> None:
+    """One rank alone sends nothing, so nothing tells its format or its place."""
+    (name,) = option
+    with pytest.raises(fs.ConfigError, match=f"{name} has no effect on this run on tiny: nothing is sent"):
+        simulate(tiny, exchange(ranks=1), kernel="python", **option)
+
+
+def test_an_ideal_endpoint_needs_something_to_leave_out(tiny: fs.FabricSpec) -> None:
+    """A computation is not launched and sends nothing."""
+    draft = OperationDraft([TaskDraft(0, gap_ps=5, launches=False)])
+    assert simulate(tiny, build_schedule(1, [draft]), kernel="python").simulated_time_ps == 5
+    with pytest.raises(fs.ConfigError, match="endpoint ideal has no effect on this run on tiny"):
+        simulate(tiny, build_schedule(1, [draft]), kernel="python", endpoint="ideal")
 
 
 def test_a_recorded_placement_is_that_of_the_replay(tiny: fs.FabricSpec, small_trace: fs.Trace) -> None:
@@ -151,6 +220,9 @@ def test_sizes_are_listed_or_swept() -> None:
     assert sizes(sizes="1KiB,3MB") == [1_024, 3_000_000]
     assert sizes(min_size="1KiB", max_size="5KiB") == [1_024, 2_048, 4_096]
     assert sizes(min_size="1B", max_size="100B", factor=10) == [1, 10, 100]
+    for empty in ("1KiB,", ",1KiB", "", "1KiB, ,2KiB"):
+        with pytest.raises(fs.ConfigError, match="has an empty entry"):
+            sizes(sizes=empty)
     for wrong in ({}, {"min_size": "1B"}, {"max_size": "1B"}, {"sizes": "1B", "factor": 2}, {"factor": 2}):
         with pytest.raises(fs.ConfigError, match="--size 64MiB"):
             sizes(**wrong)

@@ -278,9 +278,11 @@ def test_a_transfer_to_oneself_moves_nothing() -> None:
     [("all_reduce", "RING", "ring"), ("all_reduce", "Tree", "ring"), ("all_to_all", "Rotated", "rotated")],
 )
 def test_recorded_algorithms_are_used_where_known(op: str, recorded: str, used: str) -> None:
-    """A recorded algorithm that we have is used, else the default; the operation says which."""
+    """A recorded algorithm that we have is used, else the default; the operation says which, and what it replaces."""
     schedule = replayed([row(rank, op, group_seq=0, send_bytes=8, recv_bytes=8, algorithm=recorded) for rank in (0, 1)])
-    assert schedule.operations[0].algorithm == used
+    operation = schedule.operations[0]
+    assert operation.algorithm == used
+    assert operation.recorded_algorithm == ("" if recorded.lower() == used else recorded)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -314,6 +316,7 @@ def test_a_join_stands_between_two_batches() -> None:
     """It waits for all rows of the first batch, and all rows of the second wait for it; it takes no time."""
     schedule = replayed(computes({"batch_id": 1}, {"batch_id": 1}, {"batch_id": 2}, {"batch_id": 2}, {"batch_id": 3}))
     assert [(o.name, o.op, o.ranks) for o in schedule.operations][2] == ("end of a batch", "wait", (0,))
+    assert [o.is_join for o in schedule.operations] == [False, False, True, False, False, False]
     assert waits_of(schedule) == {(0, 0): [], (1, 0): [], (2, 0): [0, 1], (3, 0): [2], (4, 0): [2], (5, 0): [3, 4]}
     assert tasks_of(schedule, "gap_ps")[2, 0] == 0
     assert not tasks_of(schedule, "launches")[2, 0]
@@ -408,6 +411,26 @@ def test_a_negative_gap_is_none() -> None:
     """A row that started before the end of the one before it has no gap."""
     schedule = replayed([row(0, "wait", **timed(0, 100)), row(0, "wait", **timed(60, 120))])
     assert tasks_of(schedule, "gap_ps") == {(0, 0): 0, (1, 0): 0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "has_effect"),
+    [
+        ([all_reduce(0, 0), all_reduce(0, 1)], False),
+        ([all_reduce(0, 0, gap_ns=0), row(0, "wait")], False),
+        ([all_reduce(0, 0), all_reduce(0, 1, gap_ns=1)], True),
+        ([all_reduce(0, 0, **timed(5, 10)), all_reduce(0, 1, **timed(10, 20))], False),
+        ([all_reduce(0, 0, **timed(5, 10)), all_reduce(0, 1, **timed(11, 20))], True),
+        ([all_reduce(0, 0), row(0, "compute")], True),
+    ],
+)
+def test_back_to_back_must_leave_something_out(rows: list[Row], has_effect: bool) -> None:
+    """Gaps or computation in the recorded times; without them the mode is refused with the one to use."""
+    if has_effect:
+        assert not replayed(rows, mode="back-to-back").tasks.gap_ps.any()
+        return
+    with pytest.raises(ConfigError, match=r"'back-to-back' has no effect on trace in memory.*use mode 'dependency'"):
+        replayed(rows, mode="back-to-back")
 
 
 def test_gaps_without_times_are_zero() -> None:
@@ -524,8 +547,9 @@ def test_recorded_time_of_an_operation_leaves_waiting_out(
     clock: Clock | None, rows: list[Row], expected_ps: int | None
 ) -> None:
     """Aligned: latest end less latest start. Else the least duration. None where a rank lacks both."""
-    for mode in ("dependency", "back-to-back"):
-        assert replayed(rows, clock=clock, mode=mode).operations[0].recorded_ps == expected_ps
+    assert replayed(rows, clock=clock).operations[0].recorded_ps == expected_ps
+    late = [row(0, "compute"), *rows]
+    assert replayed(late, clock=clock, mode="back-to-back").operations[1].recorded_ps == expected_ps
 
 
 def test_recorded_times_of_the_dlrm_trace() -> None:
@@ -625,7 +649,8 @@ def test_any_sound_trace_gives_a_sound_schedule(data: st.DataObject) -> None:
                     )
                 )
             sequence[number] += 1
-    for mode in MODES:
+    has_gaps = replayed(rows, *groups, range(world_size)).tasks.gap_ps.any()
+    for mode in (mode for mode in MODES if mode != "back-to-back" or has_gaps):
         schedule = replayed(rows, *groups, range(world_size), mode=mode)
         assert int(schedule.messages.size_bytes.sum()) == wire_bytes
-        assert sum(len(o.ranks) for o in schedule.operations if o.name != "end of a batch") == len(rows)
+        assert sum(len(o.ranks) for o in schedule.operations if not o.is_join) == len(rows)

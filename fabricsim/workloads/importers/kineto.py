@@ -277,7 +277,10 @@ def _row(rank: int, kernel: Kernel, call: Call, group_id: int, t0_ns: int) -> di
         "t_start_ns": kernel.t_start_ns - t0_ns,
         "t_end_ns": kernel.t_end_ns - t0_ns,
         "timing_source": "device_kernel",
-        "algorithm": next((_ALGORITHMS[word] for word in words if word in _ALGORITHMS), None),
+        # An all-to-all is sends and receives; its kernel's name says RING and means nothing by it.
+        "algorithm": None
+        if "SendRecv" in words
+        else next((_ALGORITHMS[word] for word in words if word in _ALGORITHMS), None),
         "protocol": next((_PROTOCOLS[word] for word in words if word in _PROTOCOLS), None),
         "name": call.collective,
         "source_ref": kernel.where,

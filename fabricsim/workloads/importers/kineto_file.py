@@ -26,6 +26,7 @@ COLLECTIVE_KEY = "Collective name"
 _KERNEL_NAME = re.compile(r"(nccl(?:Dev)?Kernel_([A-Za-z]+)\w*)")
 
 _Event = dict[str, Any]
+_Thread = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Profile:
 class _HostCall:
     start_ns: int
     end_ns: int
-    thread: tuple[Any, Any]
+    thread: _Thread
     arguments: dict[str, Any]
 
 
@@ -99,61 +100,18 @@ def read_profile(document: Document) -> Profile:
 
 
 def _read_kernels(document: Document) -> list[Kernel]:
-    base_ns = int(document.content.get("baseTimeNanoseconds", 0))
-    kernels: list[_Event] = []
-    launches: dict[Any, _Event] = {}
-    calls: dict[tuple[Any, Any], list[_HostCall]] = defaultdict(list)
-    annotations: dict[tuple[Any, Any], list[tuple[int, int]]] = defaultdict(list)
-    for event in document.content["traceEvents"]:
-        if event.get("ph") != "X":
-            continue
-        category, name, thread = event.get("cat"), event["name"], (event.get("pid"), event.get("tid"))
-        if category == "kernel":
-            if _KERNEL_NAME.match(name):
-                kernels.append(event)
-        elif category in ("cuda_runtime", "cuda_driver"):
-            launches[event["args"].get("correlation")] = event
-        elif name == HOST_CALL:
-            calls[thread].append(_HostCall(*_span_ns(event, base_ns), thread, event["args"]))
-        elif name.startswith("nccl:") and (elements := _elements(event)):
-            annotations[thread].append((_span_ns(event, base_ns)[0], elements))
-    for of_thread in calls.values():
-        of_thread.sort(key=lambda call: (call.start_ns, call.end_ns))
-
+    """Find the host call of each NCCL kernel, and no call without its kernel; in the order of the calls."""
+    events = _Events.of(document)
     found: dict[int, tuple[_HostCall, Kernel]] = {}
-    for event in kernels:
-        correlation = event["args"]["correlation"]
-        where = f"{document.name}: NCCL kernel with correlation {correlation}"
-        if correlation not in launches:
-            raise TraceError(f"{where}: its launch was not recorded; profile with both CPU and CUDA activities")
-        launch = launches[correlation]
-        t_issue_ns, _ = _span_ns(launch, base_ns)
-        call = _enclosing(calls[launch.get("pid"), launch.get("tid")], t_issue_ns)
-        if call is None:
-            raise TraceError(
-                f"{where}: no {HOST_CALL} encloses its launch; kernels that a CUDA graph replays cannot be imported"
-            )
+    for event in events.kernels:
+        call, kernel = _call_and_kernel(event, events, document.name)
         if id(call) in found:
             raise TraceError(
-                f"{where}: comes from the same call as {found[id(call)][1].where}; coalesced and point-to-point calls "
-                "cannot be imported"
+                f"{kernel.where}: comes from the same call as {found[id(call)][1].where}; coalesced and point-to-point "
+                "calls cannot be imported"
             )
-        t_start_ns, t_end_ns = _span_ns(event, base_ns)
-        match = _KERNEL_NAME.match(event["name"])
-        assert match is not None  # so it was chosen
-        kernel = Kernel(
-            where=where,
-            name=match[1],
-            function=match[2],
-            arguments={**call.arguments, **event["args"]},  # some releases have the arguments on the call only
-            elements=next((n for at_ns, n in annotations[call.thread] if call.start_ns <= at_ns <= call.end_ns), None),
-            stream=int(event["args"]["stream"]),
-            t_issue_ns=t_issue_ns,
-            t_start_ns=t_start_ns,
-            t_end_ns=t_end_ns,
-        )
         found[id(call)] = call, kernel
-    for call in (call for of_thread in calls.values() for call in of_thread):
+    for call in (call for of_thread in events.calls.values() for call in of_thread):
         collective = call.arguments.get(COLLECTIVE_KEY)
         if collective is not None and collective not in NOT_TRANSFERS and id(call) not in found:
             raise TraceError(
@@ -162,6 +120,72 @@ def _read_kernels(document: Document) -> list[Kernel]:
             )
     in_order = sorted(found.values(), key=lambda pair: (pair[0].start_ns, pair[1].t_issue_ns))
     return [kernel for _, kernel in in_order]
+
+
+@dataclass(frozen=True)
+class _Events:
+    """The events of a file that matter here; a thread is (process, thread).
+
+    ``kernels`` are NCCL's, ``launches`` the CUDA runtime events by correlation number. By thread: ``calls`` in the
+    order of their start, ``annotations`` as (start in ns, elements).
+    """
+
+    base_ns: int
+    kernels: list[_Event]
+    launches: dict[Any, _Event]
+    calls: dict[_Thread, list[_HostCall]]
+    annotations: dict[_Thread, list[tuple[int, int]]]
+
+    @classmethod
+    def of(cls, document: Document) -> _Events:
+        base_ns = int(document.content.get("baseTimeNanoseconds", 0))
+        events = cls(base_ns, [], {}, defaultdict(list), defaultdict(list))
+        for event in document.content["traceEvents"]:
+            if event.get("ph") != "X":
+                continue
+            category, name, thread = event.get("cat"), event["name"], (event.get("pid"), event.get("tid"))
+            if category == "kernel":
+                if _KERNEL_NAME.match(name):
+                    events.kernels.append(event)
+            elif category in ("cuda_runtime", "cuda_driver"):
+                events.launches[event["args"].get("correlation")] = event
+            elif name == HOST_CALL:
+                events.calls[thread].append(_HostCall(*_span_ns(event, base_ns), thread, event["args"]))
+            elif name.startswith("nccl:") and (elements := _elements(event)):
+                events.annotations[thread].append((_span_ns(event, base_ns)[0], elements))
+        for of_thread in events.calls.values():
+            of_thread.sort(key=lambda call: (call.start_ns, call.end_ns))
+        return events
+
+
+def _call_and_kernel(event: _Event, events: _Events, file_name: str) -> tuple[_HostCall, Kernel]:
+    """Read one kernel and find the host call that encloses its launch."""
+    correlation = event["args"]["correlation"]
+    where = f"{file_name}: NCCL kernel with correlation {correlation}"
+    if correlation not in events.launches:
+        raise TraceError(f"{where}: its launch was not recorded; profile with both CPU and CUDA activities")
+    launch = events.launches[correlation]
+    t_issue_ns, _ = _span_ns(launch, events.base_ns)
+    call = _enclosing(events.calls[launch.get("pid"), launch.get("tid")], t_issue_ns)
+    if call is None:
+        raise TraceError(
+            f"{where}: no {HOST_CALL} encloses its launch; kernels that a CUDA graph replays cannot be imported"
+        )
+    t_start_ns, t_end_ns = _span_ns(event, events.base_ns)
+    match = _KERNEL_NAME.match(event["name"])
+    assert match is not None  # so it was chosen
+    annotations = events.annotations[call.thread]
+    return call, Kernel(
+        where=where,
+        name=match[1],
+        function=match[2],
+        arguments={**call.arguments, **event["args"]},  # some releases have the arguments on the call only
+        elements=next((n for at_ns, n in annotations if call.start_ns <= at_ns <= call.end_ns), None),
+        stream=int(event["args"]["stream"]),
+        t_issue_ns=t_issue_ns,
+        t_start_ns=t_start_ns,
+        t_end_ns=t_end_ns,
+    )
 
 
 def _enclosing(calls: list[_HostCall], t_ns: int) -> _HostCall | None:

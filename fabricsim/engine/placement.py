@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fabricsim.errors import ConfigError
-from fabricsim.results.traffic import Int32
+from fabricsim.units import whole_number
 
-Placement = str | os.PathLike[str] | Sequence[int]
+Int32 = npt.NDArray[np.int32]
+Placement = str | os.PathLike[str] | Sequence[int] | npt.NDArray[np.integer]
 
 LINEAR = "linear"
 SCATTER = "scatter"
@@ -55,7 +57,8 @@ def terminal_of_rank(
     Raises
     ------
     ConfigError
-        More ranks than terminals; a placement that is not one; a scatter that differs in nothing from linear.
+        More ranks than terminals; a placement that is not one, or not of whole numbers; a scatter that differs in
+        nothing from linear.
     """
     if num_ranks > num_terminals:
         raise ConfigError(
@@ -70,9 +73,9 @@ def terminal_of_rank(
     elif recorded is not None:
         chosen, source = recorded, "the trace's fabricsim.placement"
         remedy = ", or choose another placement than the recorded one, such as linear"
-    if chosen == LINEAR:
+    if isinstance(chosen, str) and chosen == LINEAR:
         return ranks
-    if chosen == SCATTER:
+    if isinstance(chosen, str) and chosen == SCATTER:
         scattered = (ranks.astype(np.int64) * num_terminals // num_ranks).astype(np.int32)
         if np.array_equal(scattered, ranks):
             raise ConfigError(
@@ -83,8 +86,14 @@ def terminal_of_rank(
     if isinstance(chosen, str | os.PathLike):
         entries, wheres, source = _read_file(Path(chosen))
     else:
-        entries = [int(terminal) for terminal in chosen]
-        wheres = [f"{source}[{rank}]" for rank in range(len(entries))]
+        try:
+            given = list(chosen)
+        except TypeError:
+            raise ConfigError(
+                f"placement is {chosen!r}; give linear, scatter, the path of a file, or a list of one terminal per rank"
+            ) from None
+        wheres = [f"{source}[{rank}]" for rank in range(len(given))]
+        entries = [whole_number(where, terminal) for where, terminal in zip(wheres, given, strict=True)]
     if len(entries) != num_ranks:
         raise ConfigError(
             f"{source} places {len(entries)} ranks, but the workload has {num_ranks}; give one terminal per rank"
