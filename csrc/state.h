@@ -41,6 +41,7 @@ typedef struct {
     int64_t in_flight; /* of the domain at hand: arrivals and credits in inboxes */
     int64_t window_shift; /* log2 of the window length in ps; the length is at most the least latency */
     int64_t wheel_mask; /* windows in the wheel of inboxes, less one; a power of two less one */
+    int64_t puts_off; /* 1 if records can lie beyond the wheel: then they do not come in order */
     int64_t num_nodes; /* of all domains */
     int64_t num_terminals; /* the first nodes of each domain are its terminals */
     int64_t num_domains;

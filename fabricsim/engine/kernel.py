@@ -141,6 +141,28 @@ def put_off_arrival(state: State, index: int) -> None:
 
 
 @jit
+def gather_arrivals(state: State, inbox_index: int, window_end_ps: int) -> int:
+    """Fill ``keys`` with the arrivals of this window, (time, row) each, and put off the others; return how many."""
+    inbox = state.inboxes[inbox_index]
+    window_start_ps = state.clock[0]["window_start_ps"]
+    block = inbox["first_arrival_block"]
+    left = inbox["num_arrivals"]
+    count = ZERO
+    while left > 0:
+        first = block << BLOCK_SHIFT
+        for index in range(first, first + min(left, BLOCK)):
+            time_ps = state.arrivals[index]["time_ps"]
+            if time_ps >= window_end_ps:
+                put_off_arrival(state, index)
+                continue
+            state.keys[count]["key"] = ((time_ps - window_start_ps) << INDEX_BITS) | index
+            count += 1
+        left -= BLOCK
+        block = state.arrival_blocks[block]["next"]
+    return count
+
+
+@jit
 def gather_credits(state: State, inbox_index: int, window_end_ps: int) -> None:
     """Chain the credits of this window to their channels, each chain in time order; wake blocked injectors."""
     inbox = state.inboxes[inbox_index]
@@ -496,24 +518,9 @@ def process_switch(state: State, node: int, inbox_index: int, window_end_ps: int
         if channels[channel]["queue_first"] != NONE:
             serve_queue(state, channel, window_end_ps)
 
-    count = int64(inbox["num_arrivals"])
-    if count > 0:
+    if inbox["num_arrivals"] > 0:
         keys = state.keys
-        window_start_ps = state.clock[0]["window_start_ps"]
-        block = inbox["first_arrival_block"]
-        left = count
-        count = ZERO
-        while left > 0:
-            first = block << BLOCK_SHIFT
-            for index in range(first, first + min(left, BLOCK)):
-                time_ps = state.arrivals[index]["time_ps"]
-                if time_ps >= window_end_ps:
-                    put_off_arrival(state, index)
-                    continue
-                keys[count]["key"] = ((time_ps - window_start_ps) << INDEX_BITS) | index
-                count += 1
-            left -= BLOCK
-            block = state.arrival_blocks[block]["next"]
+        count = gather_arrivals(state, inbox_index, window_end_ps)
         sort_keys(state, ZERO, count)
         place = ZERO
         while place < count:
@@ -908,18 +915,13 @@ def process_terminal(state: State, node: int, terminal: int, inbox_index: int, w
     wakes = state.wakes
     inbox = state.inboxes[inbox_index]
     gather_credits(state, inbox_index, window_end_ps)
-    left = inbox["num_arrivals"]
-    if left > 0:
-        block = inbox["first_arrival_block"]
-        while left > 0:
-            first = block << BLOCK_SHIFT
-            for index in range(first, first + min(left, BLOCK)):
-                if state.arrivals[index]["time_ps"] >= window_end_ps:
-                    put_off_arrival(state, index)
-                else:
-                    eject_packet(state, terminal, index)
-            left -= BLOCK
-            block = state.arrival_blocks[block]["next"]
+    if inbox["num_arrivals"] > 0:
+        count = gather_arrivals(state, inbox_index, window_end_ps)
+        # The packets of one channel, and so of one ejection server, come in time order, but for those put off.
+        if state.clock[0]["puts_off"] == 1:
+            sort_keys(state, ZERO, count)
+        for place in range(count):
+            eject_packet(state, terminal, state.keys[place]["key"] & INDEX_MASK)
         free_arrivals(state, inbox_index)
 
     served = 0

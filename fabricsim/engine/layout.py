@@ -96,6 +96,7 @@ TABLES = (
             Field("in_flight", "i8", "of the domain at hand: arrivals and credits in inboxes"),
             Field("window_shift", "i8", "log2 of the window length in ps; the length is at most the least latency"),
             Field("wheel_mask", "i8", "windows in the wheel of inboxes, less one; a power of two less one"),
+            Field("puts_off", "i8", "1 if records can lie beyond the wheel: then they do not come in order"),
             Field("num_nodes", "i8", "of all domains"),
             Field("num_terminals", "i8", "the first nodes of each domain are its terminals"),
             Field("num_domains", "i8", ""),

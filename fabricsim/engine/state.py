@@ -57,11 +57,14 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     clock["limit_ps"] = LIMIT_PS
     clock["tasks_left"] = len(schedule.tasks)
 
-    wheel = wheel_length(network, durations, shift)
+    needed = windows_ahead(network, durations, shift)
+    wheel = 1 << (min(needed, MAX_WHEEL_WINDOWS) - 1).bit_length()
     clock["wheel_mask"] = wheel - 1
+    clock["puts_off"] = wheel < needed
     inboxes = rows("inboxes", wheel * numbering.num_nodes)
 
-    nodes = node_rows(network, numbering, channels, injectors, durations, shortest, shift)
+    starts = starts_per_window(durations.at(channels["serialization_row"], shortest), shift)
+    nodes = node_rows(numbering, channels, injectors, starts)
     routes, candidates = route_rows(network, numbering, nodes)
     terminals = rows("terminals", network.num_terminals)
     terminals["first_timer"], wake_ps, clock["free_timer"] = chain_timers(network, timers, tasks)
@@ -75,7 +78,7 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     wakes["wake_ps"] = NEVER
 
     # Every node can finish its first window; the driver doubles what turns out too small.
-    scratch = most_arrivals(numbering, channels, durations, shortest, shift)
+    scratch = int(np.bincount(channels["target_node"], weights=starts).max())
     arrivals_bound = int(nodes["max_starts"].max()) + numbering.num_nodes
     state = State(
         clock=clock,
@@ -307,16 +310,8 @@ def channel_rows(
     return channels, injectors, bundles, column("members", "injector", channels["injector"][network.bundle_channels])
 
 
-def node_rows(
-    network: Network,
-    numbering: Numbering,
-    channels: Rows,
-    injectors: Rows,
-    durations: Durations,
-    shortest: int,
-    shift: int,
-) -> Rows:
-    """Return the table of nodes."""
+def node_rows(numbering: Numbering, channels: Rows, injectors: Rows, starts: Int64) -> Rows:
+    """Return the table of nodes; *starts* is the most packets that each channel can start in a window."""
     count = numbering.num_nodes
     nodes = rows("nodes", count)
     nodes["wake_ps"] = NEVER
@@ -327,27 +322,21 @@ def node_rows(
     nodes["first_output"][switch] = first[switch]
     nodes["num_outputs"][switch] = np.bincount(source, minlength=count)[switch]
     nodes["first_injector"], nodes["num_injectors"] = ranges(injectors["node"], count)
-    # At a terminal the injection time separates starts, at a switch the serialization; it is the shorter one.
-    starts = starts_per_window(durations.at(channels["serialization_row"], shortest), shift)
     nodes["max_starts"] = np.bincount(source, weights=starts, minlength=count)
     return nodes
 
 
 def starts_per_window(duration_ps: Int64, shift: int) -> Int64:
-    """Return the most packets that servers of the given shortest duration can start in one window."""
+    """Return the most packets that channels of the given shortest serialization can start in one window.
+
+    At a terminal the injection time separates starts, which is no shorter.
+    """
     starts: Int64 = (1 << shift) // duration_ps + 1
     return starts
 
 
-def most_arrivals(numbering: Numbering, channels: Rows, durations: Durations, shortest: int, shift: int) -> int:
-    """Return the most packet heads that can reach one switch in one window."""
-    starts = starts_per_window(durations.at(channels["serialization_row"], shortest), shift)
-    by_node = np.bincount(channels["target_node"], weights=starts, minlength=numbering.num_nodes)
-    return int(by_node[numbering.switch_node].max(initial=0))
-
-
-def wheel_length(network: Network, durations: Durations, shift: int) -> int:
-    """Return how many windows ahead inboxes reach: a power of two.
+def windows_ahead(network: Network, durations: Durations, shift: int) -> int:
+    """Return how many windows ahead of its window a node can announce something.
 
     An arrival is announced one latency ahead, a credit one serialization and one latency. Where the ejection is slower
     than the wire, the buffer fills and a credit is known when all before it are ejected.
@@ -360,8 +349,7 @@ def wheel_length(network: Network, durations: Durations, shift: int) -> int:
     backlog_ps = (np.maximum(wire_ps, payload_ps) + 1) * wires.buffer_bytes
     slower = durations.ejection_row != durations.serialization_row
     ahead_ps = int(wires.latency_ps.max()) + int(np.where(slower, backlog_ps, serialization_ps).max())
-    windows = min((ahead_ps >> shift) + 3, MAX_WHEEL_WINDOWS)
-    return 1 << (windows - 1).bit_length()
+    return (ahead_ps >> shift) + 3
 
 
 def route_rows(network: Network, numbering: Numbering, nodes: Rows) -> tuple[Rows, Rows]:
