@@ -15,6 +15,8 @@ import pytest
 
 import fabricsim as fs
 from fabricsim.cli import main
+from fabricsim.engine.layout import State
+from fabricsim.engine.state import allocate
 from fabricsim.results import run
 from fabricsim.workloads.collectives import COLLECTIVES, algorithms_of
 from fabricsim.workloads.trace import Trace, trace_from_rows
@@ -660,6 +662,25 @@ def test_each_failure_of_a_run_has_its_exit_code(
     assert (returned, out) == (code, "")
     assert err.startswith("fabricsim: ")
     assert err.count("\n") == 1
+
+
+def test_a_lost_credit_ends_with_4_and_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fabric: str
+) -> None:
+    """A run in which nothing can move any more names the first blocked message, its channel and the missing credit."""
+
+    def allocate_without_credit(*arguments: Any) -> State:
+        state = allocate(*arguments)
+        state.channels["room_bytes"][state.channels["injector"] == -1] = 1
+        return state
+
+    monkeypatch.setattr("fabricsim.engine.driver.allocate", allocate_without_credit)
+    err = refused(capsys, 4, "run", fabric, "all_to_all", "--size", "4KiB", *PYTHON_KERNEL)
+    assert re.search(
+        r"stalled at .* us: 4 of 4 tasks cannot end\. message \d+ of 'all_to_all' \(rank \d to rank \d, 1024 B\) "
+        r"waits at channel .* -> .*: its next packet needs \d+ B of credit, 1 B of the \d+ B buffer are free",
+        err,
+    )
 
 
 def test_sigterm_ends_with_143(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
