@@ -107,8 +107,8 @@ def build_schedule(num_ranks: int, drafts: Sequence[OperationDraft]) -> Schedule
 
 
 def cases() -> st.SearchStrategy[Case]:
-    """Draw a case: all at random, or synchronised."""
-    return st.one_of(random_cases(), synchronised_cases())
+    """Draw a case: all at random, synchronised, or crowded."""
+    return st.one_of(random_cases(), synchronised_cases(), crowded_cases())
 
 
 @st.composite
@@ -143,6 +143,42 @@ def synchronised_cases(draw: st.DrawFn) -> Case:
             )
         )
     return Case(network, build_schedule(len(ranks), drafts), draw(seeds()), terminal_of_rank)
+
+
+@st.composite
+def crowded_cases(draw: st.DrawFn) -> Case:
+    """Draw one switch with small buffers and latencies of many packets, all of whose terminals send at once.
+
+    Then many credits of a channel are on their way together, and not in the order in which their packets came.
+    """
+    packet = PacketFormat("crowd", max_payload_bytes=100, overhead_bytes=0, flit_bytes=1, stripe_min_bytes=100)
+    links = st.builds(
+        Link,
+        ps_per_byte=st.sampled_from([Fraction(50), Fraction(100), Fraction(150)]),
+        latency_ps=st.sampled_from([5_000, 20_000, 100_000]),
+        buffer_bytes=st.integers(1, 6).map(lambda packets: 100 * packets),
+    )
+    ranks = draw(st.integers(3, 5))
+    network = clos(
+        name="crowded star",
+        terminal_name="gpu",
+        tiers=[Tier("switch", children=ranks, parents=1, up=draw(links), down=draw(links))],
+        num_planes=1,
+        packet=packet,
+        endpoint=Endpoint(launch_latency_ps=0, message_overhead_ps=0, slots=draw(st.sampled_from([2, 4]))),
+        routing="spray",
+        copy_ps_per_byte=None,
+        ejection_ps_per_byte=None,
+    )
+    pair = st.tuples(st.integers(0, ranks - 1), st.integers(1, ranks - 1))
+    messages = st.builds(
+        lambda pair, size_bytes: MessageDraft(pair[0], sum(pair) % ranks, size_bytes),
+        pair,
+        st.sampled_from([57, 100, 200, 250, 300]),
+    )
+    drafts = draw(st.lists(messages, min_size=8, max_size=30))
+    schedule = build_schedule(ranks, [OperationDraft([TaskDraft(rank) for rank in range(ranks)], drafts)])
+    return Case(network, schedule, draw(seeds()), tuple(range(ranks)))
 
 
 @st.composite
