@@ -276,11 +276,11 @@ def _replay_header(result: Result) -> Text:
 
 
 def _run_header(result: Result) -> Text:
-    record, wall_ps = result.record, round(result.info.wall_s * PS_PER_S)
+    record, engine_ps = result.record, round(result.record.engine_s * PS_PER_S)
     return Text(
         f"{_fabric(result)}: {format_time(result.simulated_time_ps)} simulated\n"
         f"  {_settings(result)}\n"
-        f"  {record.packet_hops:,} packet-hops in {format_time(wall_ps)}, kernel {record.kernel}, "
+        f"  {record.packet_hops:,} packet-hops in {format_time(engine_ps)}, kernel {record.kernel}, "
         f"digest {result.digest[:16]}"
     )
 
