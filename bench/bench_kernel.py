@@ -1,25 +1,64 @@
-"""How fast the Numba kernel moves packets; ``make bench`` runs it, the tests do not."""
+"""Kernel against kernel, and sizes of a fabric against each other; ``make bench`` runs it, the tests do not.
+
+With ``--benchmark-disable`` each bench runs one round of a small load, to show that it works.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-import fabricsim as fs
+from bench.cases import NUM_PACKETS, PACKETS_BYTES, Case, compiled_kernels, network_of, prepare
+from bench.rounds import compare
+from fabricsim.engine.driver import RunRecord
+from fabricsim.fabrics import load_fabric
+from fabricsim.workloads.collectives import collective
+
+SMALL_NUM_PACKETS = 1 << 12
 
 
-def bench_all_to_all_nvl72(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]) -> None:
-    """One all-to-all of 1 MiB per GPU over all 72 GPUs of nvl72, from tables to results."""
-    fabric = fs.load_fabric("nvl72")
-    workload = fs.collective("all_to_all", size="1MiB", ranks=72)
+@pytest.mark.parametrize("fabric", ["nvl72", "cloudmatrix384"])
+def bench_bulk(benchmark: BenchmarkFixture, fabric: str) -> None:
+    """The headline: an all_to_all of 64 MiB in the fabric's own packets and buffers, on each kernel."""
+    size = "64KiB" if benchmark.disabled else "64MiB"
+    network = load_fabric(fabric).network()
+    schedule = collective("all_to_all", size=size, ranks=network.num_terminals)
+    variants = {kernel: partial(prepare, network, schedule, kernel=kernel) for kernel in compiled_kernels()}
+    check_equal(compare(benchmark, "bulk", {"fabric": fabric, "size": size}, variants, rounds=3))
 
-    def run() -> fs.Result:
-        return fs.simulate(fabric, workload, kernel="numba")
 
-    # The warm-up round compiles the kernel where no earlier run left it in the cache.
-    result = benchmark.pedantic(run, rounds=5, warmup_rounds=1)
-    summary = result.summary()
-    benchmark.extra_info["packet_hops"] = summary["packet_hops_simulated"]
-    benchmark.extra_info["packet_hops_per_s"] = summary["packet_hops_per_s"]
-    with capsys.disabled():
-        print(f"\n{summary['packet_hops_per_s'] / 1e6:.2f} M packet-hops/s in the engine (last round)")
+def bench_kernels(benchmark: BenchmarkFixture, case: Case) -> None:
+    """Every case on each kernel."""
+    num_packets = SMALL_NUM_PACKETS if benchmark.disabled else NUM_PACKETS
+    variants = {
+        kernel: partial(case.simulation, kernel=kernel, num_packets=num_packets) for kernel in compiled_kernels()
+    }
+    check_equal(compare(benchmark, "kernels", vars(case), variants, rounds=3))
+
+
+@pytest.mark.parametrize("packet_bytes", PACKETS_BYTES)
+@pytest.mark.parametrize("kernel", compiled_kernels())
+def bench_terminals(benchmark: BenchmarkFixture, kernel: str, packet_bytes: int) -> None:
+    """As many packets of a uniform load on 72, 384 and 768 terminals of one kind of Clos."""
+    largest = network_of("clos768", packet_bytes, "ample")
+    num_packets = largest.num_planes * largest.num_terminals * (largest.num_terminals - 1)  # a unit for every pair
+    load = "uniform"
+    if benchmark.disabled:
+        num_packets, load = SMALL_NUM_PACKETS, "permutation"  # which has no least size
+    variants = {
+        f"{fabric.removeprefix('clos')} terminals": partial(
+            Case(fabric, packet_bytes, "ample", load).simulation, kernel=kernel, num_packets=num_packets
+        )
+        for fabric in ("clos72", "clos384", "clos768")
+    }
+    compare(benchmark, "terminals", {"kernel": kernel, "packet_bytes": packet_bytes}, variants, rounds=3)
+
+
+def check_equal(records: Sequence[RunRecord]) -> None:
+    """Refuse a comparison of speed between runs of different results."""
+    for record in records[1:]:
+        np.testing.assert_array_equal(record.message_complete_ps, records[0].message_complete_ps)

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -112,7 +113,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     common = _Parser(add_help=False, parents=[json_option])
     common.add_argument("--kernel", default="auto", metavar="NAME", help="auto, numba, c or python (default: auto)")
-    common.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
+    common.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of the engine, at most one per plane (default: the CPUs given)",
+    )
+    common.add_argument("--no-fold", action="store_true", help="simulate every plane, even where planes are alike")
     common.add_argument("--seed", type=int, default=1, metavar="N", help="decides ties and routes (default: 1)")
     common.add_argument(
         "--endpoint", default="fitted", metavar="NAME", help="fitted or ideal: terminals that add nothing to the wires"
@@ -202,6 +209,9 @@ def build_parser() -> argparse.ArgumentParser:
         commands, "doctor", _doctor, "say what the simulator runs with here, and what slows it", json_option
     )
     doctor.add_argument("fabrics", nargs="*", metavar="FABRIC", help="fabrics to examine (default: the catalog)")
+
+    warmup = command(commands, "warmup", _warmup, "compile the kernel and keep it for the runs to come")
+    warmup.add_argument("--kernel", default="auto", metavar="NAME", help="auto, numba, c or python (default: auto)")
     return parser
 
 
@@ -293,9 +303,8 @@ def _simulate(
 ) -> None:
     from fabricsim.results import console, documents
     from fabricsim.results.progress import ProgressReporter
-    from fabricsim.results.run import check_threads, simulate
+    from fabricsim.results.run import simulate
 
-    check_threads(args.threads)
     console.check_json_target(args.json)
     results: list[Result] = []
     try:
@@ -311,6 +320,8 @@ def _simulate(
                         packet=args.packet,
                         endpoint=args.endpoint,
                         placement=args.placement,
+                        threads=args.threads,
+                        fold=not args.no_fold,
                         progress=progress,
                     )
                 )
@@ -388,3 +399,22 @@ def _doctor(args: argparse.Namespace) -> None:
     from fabricsim.results import console, doctor
 
     console.answer(doctor.examine(args.fabrics), console.doctor_answer, args.json)
+
+
+def _warmup(args: argparse.Namespace) -> None:
+    from fabricsim.engine import backends
+    from fabricsim.engine.warmup import warm_up
+
+    kernel, reason = backends.choose(args.kernel)
+    if kernel != "numba":
+        print(f"kernel {kernel} ({reason}): nothing to compile; --kernel numba compiles for the Numba kernel")
+        return
+    started_s = time.perf_counter()
+    compiled, folder = warm_up(lambda words: print(f"fabricsim: {words}", file=sys.stderr))
+    took = f"{'compiled' if compiled else 'was compiled before, and loaded'} in {time.perf_counter() - started_s:.1f} s"
+    if folder is None:
+        raise ConfigError(
+            f"warmup: the kernel {took}, but it cannot be kept; set NUMBA_CACHE_DIR to a folder that can be written, "
+            "on a disk that is not full"
+        )
+    print(f"kernel numba ({reason}): {took}; kept in {folder}")

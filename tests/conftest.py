@@ -1,12 +1,15 @@
-"""What all tests share: hypothesis profiles, one folder for compiled kernels, the recordings beside the repository."""
+"""What all tests share: profiles, the kernel under test, a folder for compiled kernels, the recordings nearby."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from fabricsim.engine import backends
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,17 +21,42 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that rewrites committed results."""
+    """Add the option that says which kernel is under test, and the one that rewrites committed results."""
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden with the results of this run")
+    parser.addoption(
+        "--kernel",
+        dest="kernel_under_test",
+        choices=("c", "numba"),
+        help="the kernel of every test that names none (default: the one that --kernel auto of fabricsim takes)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep compiled kernels in pytest's cache folder.
+    """Keep compiled kernels in pytest's cache folder, and refuse a kernel that cannot run.
 
     They are then compiled once for the session and its subprocesses and found again by the next session, even where
     there is no home folder to write to. ``pytest --cache-clear`` compiles them anew.
     """
     os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir("numba")))
+    problem = backends.c_problem()
+    if config.getoption("kernel_under_test") == "c" and problem is not None:
+        raise pytest.UsageError(f"--kernel c: the C kernel is {problem}")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which kernel runs where a test names none."""
+    return f"kernel: {config.getoption('kernel_under_test') or backends.choose('auto')[0]}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernel_under_test(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Let "auto" stand for the kernel under test, in this process."""
+    kernel, choose = pytestconfig.getoption("kernel_under_test"), backends.choose
+    with pytest.MonkeyPatch.context() as patch:
+        if kernel is not None:
+            named = (kernel, "auto: pytest --kernel")
+            patch.setattr(backends, "choose", lambda asked: named if asked == "auto" else choose(asked))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,27 @@ def test_run_prints_a_table_like_nccl_tests(capsys: pytest.CaptureFixture[str], 
     assert [(row[0], len(row)) for row in rows] == [("4,096", 6), ("8,192", 6)]
     assert "tiny: the busiest channel is one of gpu-nvswitch" in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_folding_is_shown_and_switched_off(
+    capsys: pytest.CaptureFixture[str], fabric: str, trace: str, tmp_path: Path
+) -> None:
+    """The table says how planes were folded or why not, each thing once; the document has it as fields."""
+    sizes = ("run", fabric, "all_to_all", "--size", "1KiB,4KiB,4KiB")
+    out = run_cli(capsys, *sizes, *PYTHON_KERNEL)[1]
+    assert re.findall(r"^.*folded: .*$", out, re.MULTILINE) == [
+        "not folded: a message of 256 B uses 1 of 2 planes",
+        "folded: 2 planes as 1, for 96 packet-hops",
+    ]
+    assert out.count("folded: ") == 2
+    assert "\nnot folded: switched off\n" in run_cli(capsys, *sizes, "--no-fold", *PYTHON_KERNEL)[1]
+    out = run_cli(capsys, "replay", trace, "--fabric", fabric, "--no-fold", *PYTHON_KERNEL)[1]
+    assert "\n  not folded: switched off\n" in out
+    document = tmp_path / "result.json"
+    run_cli(capsys, "run", fabric, "all_to_all", "--size", "4KiB", "--json", str(document), *PYTHON_KERNEL)
+    summary = json.loads(document.read_text())
+    assert (summary["folded"], summary["folding"]) == (True, "2 planes as 1")
+    assert (summary["packets"], summary["packet_hops"], summary["packet_hops_simulated"]) == (48, 96, 48)
 
 
 def test_run_sweeps_sizes(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
@@ -389,10 +411,39 @@ def test_doctor_says_what_runs_here(capsys: pytest.CaptureFixture[str], fabric: 
     """Versions, the kernel that auto picks and why, where compiled kernels are kept; also as JSON."""
     code, out, _ = run_cli(capsys, "doctor", fabric)
     assert code == 0
-    assert re.search(r"^--kernel auto +numba \(auto: ", out, re.MULTILINE)
+    assert re.search(r"^--kernel auto +(c|numba) \(auto: ", out, re.MULTILINE)
     assert re.search(r"^fabrics +tiny: no warnings", out, re.MULTILINE)
     code, out, _ = run_cli(capsys, "doctor", fabric, "--json", "-")
     assert json.loads(out)["schema"] == "fabricsim.doctor/1"
+
+
+def test_warmup_says_what_it_did_and_where(capsys: pytest.CaptureFixture[str]) -> None:
+    """The Numba kernel is kept in a named folder, from the second time on it was before; the others need nothing."""
+    run_cli(capsys, "warmup", "--kernel", "numba")
+    code, out, err = run_cli(capsys, "warmup", "--kernel", "numba")
+    found = re.fullmatch(
+        r"kernel numba \(asked for\): was compiled before, and loaded in \d+\.\d s; kept in (.+)\n", out
+    )
+    assert (code, err) == (0, "")
+    assert found is not None
+    assert any(Path(found[1]).glob("kernel.run-*.nbc"))
+    code, out, err = run_cli(capsys, "warmup", *PYTHON_KERNEL)
+    assert (code, err) == (0, "")
+    assert out.startswith("kernel python (asked for): nothing to compile")
+
+
+def test_warmup_that_keeps_nothing_fails(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that cannot be written is an error with its remedy: later runs would compile again."""
+
+    def not_kept(report: Callable[[str], None]) -> tuple[bool, None]:
+        report("compiling")
+        return True, None
+
+    monkeypatch.setattr("fabricsim.engine.warmup.warm_up", not_kept)
+    code, out, err = run_cli(capsys, "warmup", "--kernel", "numba")
+    assert (code, out) == (2, "")
+    assert err.startswith("fabricsim: compiling\nfabricsim: error: warmup: the kernel compiled in ")
+    assert "set NUMBA_CACHE_DIR" in err
 
 
 def test_doctor_warns_of_a_fabric_that_cannot_run_at_full_rate(
@@ -415,7 +466,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "command", ["", "fabrics", "run", "replay", "trace", "trace info", "trace generate moe", "doctor"]
+    "command", ["", "fabrics", "run", "replay", "trace", "trace info", "trace generate moe", "doctor", "warmup"]
 )
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     """--help describes the command in at most 80 columns."""
@@ -467,10 +518,10 @@ def test_examples_of_the_help_are_commands(capsys: pytest.CaptureFixture[str]) -
         ),
         (["run", "nvl72", "all_to_all", "--size", "1MiB", "--algorithm", "ring"], "'ring'; known: direct, rotated"),
         (
-            ["run", "nvl72", "all_to_all", "--size", "1MiB", "--kernel", "c"],
-            "the C kernel is not part.*use --kernel auto or numba",
+            ["run", "nvl72", "all_to_all", "--size", "1MiB", "--kernel", "fortran"],
+            "unknown kernel 'fortran'.*auto, numba, c, python",
         ),
-        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--threads", "2"], "one thread; use 1"),
+        (["run", "nvl72", "all_to_all", "--size", "1MiB", "--threads", "0"], "give 1 or more"),
         (["run", "nvl72", "all_to_all", "--size", "1MiB", "--endpoint", "real"], "unknown endpoint .*fitted, ideal"),
         (
             ["run", "cloudmatrix384-mesh", "all_to_all", "--size", "1MiB", "--routing", "spray"],
@@ -675,7 +726,7 @@ def test_a_lost_credit_ends_with_4_and_is_named(
         return state
 
     monkeypatch.setattr("fabricsim.engine.driver.allocate", allocate_without_credit)
-    err = refused(capsys, 4, "run", fabric, "all_to_all", "--size", "4KiB", *PYTHON_KERNEL)
+    err = refused(capsys, 4, "run", fabric, "all_to_all", "--size", "4KiB", "--no-fold", *PYTHON_KERNEL)
     assert re.search(
         r"stalled at .* us: 4 of 4 tasks cannot end\. message \d+ of 'all_to_all' \(rank \d to rank \d, 1024 B\) "
         r"waits at channel .* -> .*: its next packet needs \d+ B of credit, 1 B of the \d+ B buffer are free",

@@ -25,12 +25,12 @@ TRACES = Path(__file__).resolve().parents[1] / "traces"
 
 def collective(fabric: str, op: str, algorithm: str) -> fs.Result:
     """24 ranks, on CloudMatrix 384 three nodes, so that packets take all kinds of routes; quick, but with queues."""
-    return fs.simulate(fabric, fs.collective(op, size="256KiB", ranks=24, algorithm=algorithm), kernel="numba")
+    return fs.simulate(fabric, fs.collective(op, size="256KiB", ranks=24, algorithm=algorithm))
 
 
 def replay(trace: str, fabric: str, **options: Any) -> fs.Result:
     """One of the shipped traces."""
-    return fs.replay(TRACES / trace, fabric, kernel="numba", **options)
+    return fs.replay(TRACES / trace, fabric, **options)
 
 
 def uncommon(fabric: str) -> fs.Result:
@@ -57,7 +57,7 @@ def uncommon(fabric: str) -> fs.Result:
     ]
     groups = [{"id": 0, "ranks": [2, 0, 1]}]
     trace = trace_from_rows(rows, world_size=3, groups=groups, clock=Clock(aligned=True), placement=[0, 17, 64])
-    return fs.replay(trace, fabric, kernel="numba")
+    return fs.replay(trace, fabric)
 
 
 FABRICS = ("nvl72", "cloudmatrix384")

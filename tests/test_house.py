@@ -12,10 +12,13 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fabricsim.engine import backends
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,6 +27,7 @@ FOLDERS = ("bench", "csrc", "docs", "fabricsim", "tests", "traces")
 # pyproject.toml does not name them.
 PINNED_BY = {"llvmlite": "numba", "pydantic_core": "pydantic"}
 UNWANTED = ("*.py[cod]", "*.so", "__pycache__")
+KERNEL = "fabricsim/engine/_ckernel.abi3.so"
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +47,22 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if path.is_file() and not path.name.startswith("."):
             shutil.copy(path, sources)
 
-    def run(*command: str) -> None:
-        ended = subprocess.run([sys.executable, *command], check=False, cwd=sources, capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stderr
-
-    run("-c", f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})")
-    (sdist,) = folder.glob("*.tar.gz")
-    offline = ("--no-index", "--no-deps", "--no-build-isolation")
-    run("-m", "pip", "wheel", "--quiet", *offline, "--wheel-dir", str(folder), str(sdist))
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    ended = subprocess.run([sys.executable, "-c", code], check=False, cwd=sources, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    build_wheel(folder, folder, os.environ)
     return folder
+
+
+def build_wheel(sdist_folder: Path, folder: Path, environment: Mapping[str, str]) -> Path:
+    """Build the wheel from the one sdist in a folder, without a network, and return its path."""
+    (sdist,) = sdist_folder.glob("*.tar.gz")
+    offline = ("--no-index", "--no-deps", "--no-build-isolation")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", *offline, "--wheel-dir", str(folder), str(sdist)]
+    ended = subprocess.run(command, check=False, cwd=folder, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
 def test_sdist_holds_what_a_rebuild_needs(built: Path) -> None:
@@ -75,9 +86,37 @@ def test_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
         (entry_points,) = (name for name in held if name.endswith(".dist-info/entry_points.txt"))
         commands = opened.read(entry_points).decode()
     files = (path for path in (ROOT / "fabricsim").rglob("*") if path.suffix in (".py", ".toml", ".typed"))
-    assert {name for name in held if ".dist-info/" not in name} == {path.relative_to(ROOT).as_posix() for path in files}
+    modules = {name for name in held if ".dist-info/" not in name}
+    assert modules - {KERNEL} == {path.relative_to(ROOT).as_posix() for path in files}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in held)
     assert "fabricsim = fabricsim.cli:main" in commands
+
+
+def test_the_kernel_is_compiled_from_the_sdist(built: Path) -> None:
+    """The sdist has all that the C kernel is compiled from, and the wheel runs on this Python and all later ones."""
+    problem = backends.c_problem()
+    if problem is not None:
+        pytest.skip(f"the C kernel of this checkout is {problem}")
+    (archive,) = built.glob("*.whl")
+    assert "-cp311-abi3-" in archive.name
+    with zipfile.ZipFile(archive) as opened:
+        assert KERNEL in opened.namelist()
+
+
+def test_without_a_compiler_the_package_installs_and_says_so(built: Path, tmp_path: Path) -> None:
+    """Where compiling fails the wheel is built without the C kernel, and doctor names the remedy."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FABRICSIM_")}
+    wheel = build_wheel(built, tmp_path, {**environment, "CC": "/bin/false"})
+    package = tmp_path / "package"
+    with zipfile.ZipFile(wheel) as opened:
+        assert KERNEL not in opened.namelist()
+        opened.extractall(package)
+    command = [sys.executable, "-m", "fabricsim", "doctor", "nvl72"]
+    environment |= {"PYTHONPATH": str(package), "COLUMNS": "200"}
+    ended = subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    remedy = r"not built: install a C compiler \(gcc or clang\), then install fabricsim again"
+    assert re.search(rf"^kernel c +not usable: {remedy}$", ended.stdout, re.MULTILINE)
+    assert re.search(r"^--kernel auto +numba \(auto: the C kernel is not built", ended.stdout, re.MULTILINE)
 
 
 def test_version_stands_in_one_place(pyproject: dict[str, Any]) -> None:
@@ -97,7 +136,9 @@ def imported_distributions(folder: str) -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.partition(".")[0])
-    return {PINNED_BY.get(name, name) for name in names - set(sys.stdlib_module_names) - {"fabricsim", "tests"}}
+    return {
+        PINNED_BY.get(name, name) for name in names - set(sys.stdlib_module_names) - {"bench", "fabricsim", "tests"}
+    }
 
 
 def declared(requirements: list[str]) -> set[str]:
@@ -106,12 +147,13 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 def test_imports_are_declared(pyproject: dict[str, Any]) -> None:
-    """The package imports only its dependencies; tests, benchmarks and scripts those and the dev group."""
+    """The package and its build import only their dependencies; tests, benchmarks and scripts also the dev group."""
     runtime = declared(pyproject["project"]["dependencies"])
     assert imported_distributions("fabricsim") <= runtime
     everywhere = runtime | declared(pyproject["dependency-groups"]["dev"])
     for folder in ("tests", "bench", "traces"):
         assert imported_distributions(folder) <= everywhere
+    assert imported_distributions("csrc") <= declared(pyproject["build-system"]["requires"])
 
 
 def test_readme_names_only_what_exists() -> None:

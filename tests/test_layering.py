@@ -130,10 +130,15 @@ def command(*arguments: str) -> str:
         pytest.param(command("--version"), set(), id="version"),
         pytest.param(command("fabrics"), {"pydantic", "rich"}, id="fabrics"),
         pytest.param(command("fabrics", "nvl72", "--toml"), {"pydantic", "rich"}, id="toml"),
+        pytest.param(
+            command("run", "nvl72", "all_to_all", "--size", "1KiB", "--ranks", "2", "--kernel", "python"),
+            {"pydantic", "rich"},
+            id="run",
+        ),
     ],
 )
 def test_light_commands_load_no_heavy_library(code: str, needed: set[str], tmp_path: Path) -> None:
-    """The import, help, the version and the list of fabrics load none of the slow libraries that they do not need."""
+    """Commands load none of the slow libraries that they do not need: numba for its kernel, pyarrow for tables."""
     loaded = tmp_path / "modules.json"
     script = f"""
 import atexit, json, pathlib, sys

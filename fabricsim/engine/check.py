@@ -1,4 +1,4 @@
-"""``check(state)``: every invariant of a state between two epochs, derived again from scratch."""
+"""``check(state)``: every invariant of a state between two windows of a domain, derived again from scratch."""
 
 from __future__ import annotations
 
@@ -7,88 +7,107 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.engine.layout import BLOCK, NONE, Rows, State, TimerKind
+from fabricsim.engine.layout import LATENCY_ROWS, NONE, Rows, State, TimerKind
 from fabricsim.errors import SelfCheckError
+from fabricsim.fabrics.network import Network
 
 Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
 
 
-def check(state: State) -> None:
-    """Raise SelfCheckError if a state between two epochs contradicts itself.
+def check(state: State, network: Network) -> None:
+    """Raise SelfCheckError if a state between two windows contradicts itself.
 
-    Room: for every channel, its free room, the packets that hold room and the credits on their way back add up to the
-    buffer. Packets: each is in one place, and those injected less those delivered are on the way. Lists: used
-    and free rows are all rows, and the last of each list is its last. Work: what tasks and messages wait
-    for is what has not happened.
+    Room: for every channel, its free room and the packets that hold room add up to the buffer. Packets: each row is in
+    one place, and those injected less those delivered are on the way. Lists: used and free rows are all rows, each
+    list is in order, and the last of each is its last. Work, between two epochs: what tasks and messages wait for
+    is what has not happened.
     """
-    clock = state.clock[0]
-    require(clock["epoch_open"] == 0, "the state stands inside an epoch")
-    arrivals, arrival_blocks = inbox_records(state, "arrival")
-    credits_, credit_blocks = inbox_records(state, "credit")
-    queued = state.packets[every_row(state.packets, state.channels, "queue_first", "queue_last")]
-    check_room(state, arrivals, queued, credits_)
-    check_packets(state, arrivals, queued)
-    check_work(state)
-
+    channels, domains = state.channels, state.domains
+    arriving = check_inboxes(state)
+    queued = every_row(state.packets, channels, "queue_first", "queue_last")
+    returning = every_row(state.packets, channels, "credit_first", "credit_last")
+    free = [walk(state.packets, first) for first in domains["free_packet"]]
     require(
-        state.domains["in_flight"].sum() == len(arrivals) + len(credits_), "the count of records in inboxes is wrong"
+        [len(rows) for rows in free] == domains["num_free_packets"].tolist(),
+        "a list of free packets and its length differ",
     )
-    for records in (arrivals, credits_):
-        require(bool((records["time_ps"] >= clock["epoch_end_ps"]).all()), "an inbox holds a record of the past")
-    counted = (
-        ("arrival_blocks", "free_arrival_block", "num_free_arrival_blocks", arrival_blocks),
-        ("credit_blocks", "free_credit_block", "num_free_credit_blocks", credit_blocks),
-        ("packets", "free_packet", "num_free_packets", len(queued)),
-    )
-    for name, head, length, used in counted:
-        free = walk(getattr(state, name), clock[head])
-        require(len(free) == clock[length], f"the free list of {name} and its length differ")
-        require(len(free) + used == len(getattr(state, name)), f"rows of {name} were lost or are in two places")
+    rows = np.concatenate([arriving, queued, returning, *(np.array(rows, np.int64) for rows in free)])
+    require(len(np.unique(rows)) == len(rows) == len(state.packets), "packets were lost or are in two places")
+    check_room(state, network, np.concatenate([arriving, queued, returning]))
+    check_packets(state, np.concatenate([arriving, queued]))
     check_slots(state)
+    if state.clock["epoch_open"][0] == 0:
+        check_work(state)
 
 
-def check_room(state: State, arrivals: Rows, queued: Rows, credits_: Rows) -> None:
-    """Hold the room of every channel against what takes it."""
-    channels, wire_bytes = state.channels, state.durations["value"]
+def check_inboxes(state: State) -> Int64:
+    """Return the packets in inboxes; each lies in its window, or in an earlier one from where it is put off."""
+    clock, domains, packets = state.clock[0], state.domains, state.packets
+    wheel = int(clock["wheel_mask"]) + 1
+    found: list[int] = []
+    counts = np.zeros(len(domains), np.int64)
+    for row in np.flatnonzero(state.inboxes["packet"] != NONE):
+        slot, channel = divmod(int(row), int(clock["num_channels"]))
+        domain = int(np.searchsorted(domains["first_channel"], channel, "right")) - 1
+        mine = walk(packets, state.inboxes["packet"][row])
+        start = int(domains["window_start_ps"][domain]) >> clock["window_shift"]
+        window = packets["time_ps"][mine] >> clock["window_shift"]
+        require(bool((window >= start + (slot - start) % wheel).all()), "an inbox holds a packet of the past")
+        found += mine
+        counts[domain] += len(mine)
+    require(bool((counts == domains["arriving"]).all()), "the count of packets in inboxes is wrong")
+    return np.array(found, np.int64)
+
+
+def check_room(state: State, network: Network, holders: Int64) -> None:
+    """Hold the room of every channel against the packets that take it."""
+    channels, packets = state.channels, state.packets[holders]
     held = np.zeros(len(channels), np.int64)
-    np.add.at(held, arrivals["channel"], wire_bytes[arrivals["payload_bytes"]])
-    np.add.at(held, queued["channel"], wire_bytes[queued["payload_bytes"]])
-    np.add.at(held, credits_["channel"], credits_["bytes"])
-    wrong = np.flatnonzero(held + channels["room_bytes"] != channels["buffer_bytes"])
-    require(len(wrong) == 0, f"room, packets and credits of channel {wrong[:1]} do not add up to its buffer")
-    require(bool((channels["room_bytes"] >= 0).all()), "a channel has negative room")
-    require(bool((channels["peak_occupancy_bytes"] <= channels["buffer_bytes"]).all()), "a buffer overflowed")
-    require(bool((channels["credit_first"] == NONE).all()), "a credit of a past window was not taken")
+    np.add.at(held, packets["channel"], state.durations["value"][packets["payload_bytes"]])
+    wrong = np.flatnonzero(held + channels["room_bytes"] != network.channels.buffer_bytes)
+    require(len(wrong) == 0, f"the room of channel {wrong[:1]} and the packets that hold it are not its buffer")
+    require(
+        bool((channels["room_bytes"] >= channels["least_room_bytes"]).all()), "a channel had less room than its least"
+    )
+    require(bool((channels["least_room_bytes"] >= 0).all()), "a buffer overflowed")
 
 
-def check_packets(state: State, arrivals: Rows, queued: Rows) -> None:
+def check_packets(state: State, waiting: Int64) -> None:
     """Hold the packets of every message, injected, on the way and delivered, against each other and the records."""
-    clock, messages, channels = state.clock[0], state.messages, state.channels
-    injected = injected_packets(state)
-    on_the_way = np.bincount(arrivals["message"], minlength=len(messages))
-    on_the_way += np.bincount(queued["message"], minlength=len(messages))
-    per_share = -(-messages["share_bytes"] // clock["max_payload_bytes"])
-    delivered = messages["num_shares"] * per_share - messages["packets_left"]
-    wrong = np.flatnonzero(injected != delivered + on_the_way)
+    messages, channels, domains = state.messages, state.channels, state.domains
+    per_share = -(-messages["share_bytes"] // state.clock["max_payload_bytes"][0])
+    left = state.counts["packets_left"][: state.clock["num_messages"][0] * (len(state.counts) // max(1, len(messages)))]
+    left = left.reshape(-1, max(1, len(messages)))
+    delivered = (per_share - left).sum(axis=0) if len(messages) else per_share
+    complete = ((left == 0) & (per_share > 0)).sum(axis=0) if len(messages) else per_share
+    complete -= pending(state, "complete_first", "next_complete")
+    require(bool((complete == messages["num_shares"] - messages["parts_left"]).all()), "a message counts wrong parts")
+    injected = injected_packets(state, per_share)
+    arrived = np.bincount(state.packets["message"][waiting], minlength=len(messages))
+    wrong = np.flatnonzero(injected != delivered + arrived)
     require(len(wrong) == 0, f"packets of message {wrong[:1]} were lost or doubled")
-    require(delivered.sum() == clock["delivered_packets"], "the count of delivered packets is wrong")
-    require(state.latencies["packets"].sum() == clock["delivered_packets"], "a packet has no latency, or two")
+    require(delivered.sum() == domains["delivered_packets"].sum(), "the count of delivered packets is wrong")
+    histogram = state.latencies["packets"].reshape(-1, LATENCY_ROWS).sum(axis=1)
+    require(bool((histogram == domains["delivered_packets"]).all()), "a packet has no latency, or two")
     entered = channels["packets"][channels["injector"] != NONE].sum()
     require(entered == injected.sum(), "the packets of injection channels are not the packets injected")
-    nodes = len(state.nodes)
-    wire_bytes = state.durations["value"]
-    for field, arrived, waits in (
-        ("packets", np.ones(len(arrivals)), np.ones(len(queued))),
-        ("wire_bytes", wire_bytes[arrivals["payload_bytes"]], wire_bytes[queued["payload_bytes"]]),
-    ):
-        balance = np.bincount(channels["target_node"], weights=channels[field], minlength=nodes)
-        balance -= np.bincount(channels["source_node"], weights=channels[field], minlength=nodes)
-        balance -= np.bincount(channels["target_node"][arrivals["channel"]], weights=arrived, minlength=nodes)
-        balance -= np.bincount(channels["target_node"][queued["channel"]], weights=waits, minlength=nodes)
-        at_switch = state.nodes["num_outputs"] > 0
-        require(bool((balance[at_switch] == 0).all()), f"{field} in and out of a switch differ")
-    done = messages[(messages["share_bytes"] > 0) & (messages["packets_left"] == 0)]
+    require(channels["packets"].sum() == domains["hops"].sum(), "the packets of all channels are not the packet-hops")
+
+    # The outputs of a switch are consecutive.
+    firsts = np.unique(channels["first_output"][channels["route_row"] != NONE])
+    outputs = np.flatnonzero((channels["injector"] == NONE) & (len(firsts) > 0))
+    inputs = np.flatnonzero(channels["route_row"] != NONE)
+    came_by = state.packets["channel"][waiting]
+    wire_bytes = state.durations["value"][state.packets["payload_bytes"][waiting]]
+    for field, held in (("packets", np.ones(len(waiting))), ("wire_bytes", wire_bytes)):
+        balance = np.zeros(len(firsts), np.int64)
+        np.add.at(balance, np.searchsorted(firsts, channels["first_output"][inputs]), channels[field][inputs])
+        np.subtract.at(balance, np.searchsorted(firsts, outputs, "right") - 1, channels[field][outputs])
+        at = np.searchsorted(firsts, channels["first_output"][came_by])
+        np.subtract.at(balance, at, held.astype(np.int64))
+        require(bool((balance == 0).all()), f"{field} in and out of a switch differ")
+    done = messages[(messages["share_bytes"] > 0) & (messages["parts_left"] == 0)]
     ordered = (done["ready_ps"] <= done["first_injection_ps"]) & (done["first_injection_ps"] < done["complete_ps"])
     require(bool(ordered.all()), "a message was complete before it was injected, or injected before it was ready")
 
@@ -110,7 +129,7 @@ def check_work(state: State) -> None:
     to_itself = messages["source_task"] == messages["target_task"]
     task_start_ps = tasks["begin_ps"] + tasks["launch_ps"]
     finished = moves & (messages["shares_left"] == 0)
-    delivered = moves & (messages["packets_left"] == 0)
+    delivered = moves & (messages["parts_left"] == 0)
     happened = (messages["ready_ps"] != NONE) & (messages["ready_ps"] < epoch_end_ps)
     sent = np.where(moves, finished & (messages["sent_ps"] < epoch_end_ps), happened)
     complete = np.where(moves, delivered & (messages["complete_ps"] < epoch_end_ps), happened)
@@ -131,6 +150,8 @@ def check_work(state: State) -> None:
     waits += followers(follower, messages, "after_complete_first", "after_complete_count", ~complete, len(messages))
     require(bool((messages["waiting"] == waits).all()), "a message waits for another number than has not happened")
     require(bool(((messages["ready_ps"] != NONE) == (waits == 0)).all()), "a message is ready and waits, or neither")
+    open_waits = np.count_nonzero(~started) + np.count_nonzero(waits)
+    require(state.clock["waits_left"][0] == open_waits, "the count of what can still start or become ready is wrong")
 
 
 def followers(follower: npt.NDArray[np.int32], rows: Rows, first: str, count: str, which: Bool, length: int) -> Int64:
@@ -147,8 +168,8 @@ def check_slots(state: State) -> None:
     ring = every_row(shares, injectors, "ring_first", "ring_last")
     waiting = every_row(shares, injectors, "waiting_first", "waiting_last")
     freed = every_row(shares, injectors, "freed_first", "freed_last")
-    free = walk(shares, state.clock["free_share"][0])
-    rows = np.concatenate([ring, waiting, freed, np.array(free, np.int64)])
+    free = [walk(shares, first) for first in state.domains["free_share"]]
+    rows = np.concatenate([ring, waiting, freed, *(np.array(rows, np.int64) for rows in free)])
     require(len(np.unique(rows)) == len(rows) == len(shares), "shares were lost or are in two places")
     in_slots = injectors["fresh_slots"].astype(np.int64)
     for first in ("ring_first", "waiting_first", "freed_first"):
@@ -165,8 +186,10 @@ def timers_set(state: State) -> Counter[tuple[int, int, int]]:
     """Return (kind, subject, time) of all timers; each is in one list, those of a terminal in time order."""
     timers = state.timers
     rows: list[int] = []
-    for first in state.terminals["first_timer"]:
+    for first, recent in zip(state.terminals["first_timer"], state.terminals["recent_timer"], strict=True):
         mine = walk(timers, first)
+        require(recent in mine if mine else recent == NONE, "a recent_timer is not in its list")
+        require(timers["previous"][mine].tolist() == [NONE, *mine][:-1], "a timer forgets the one before it")
         times = timers["time_ps"][mine]
         require(bool((times[1:] >= times[:-1]).all()), "the timers of a terminal are out of order")
         rows += mine
@@ -187,15 +210,15 @@ def require(holds: bool | np.bool_, complaint: str) -> None:
         raise SelfCheckError(f"invariant broken: {complaint}; this is a defect of fabricsim, please report it")
 
 
-def walk(table: Rows, first: int) -> list[int]:
+def walk(table: Rows, first: int, following: str = "next") -> list[int]:
     """Return the rows of a list, in order."""
     found: list[int] = []
-    follow = table["next"].item
+    follow = table[following].item
     index = int(first)
-    while index != NONE and len(found) <= len(table):
+    while 0 <= index < len(table) and len(found) <= len(table):
         found.append(index)
         index = follow(index)
-    require(len(found) <= len(table), "a list has a cycle")
+    require(index == NONE, "a list has a cycle, or leads out of its table")
     return found
 
 
@@ -203,38 +226,32 @@ def every_row(table: Rows, owners: Rows, first: str, last: str) -> Int64:
     """Return the rows of all owners' lists; each list must end at its owner's last."""
     found: list[int] = []
     for owner in owners[owners[first] != NONE]:
-        found += walk(table, owner[first])
+        mine = walk(table, owner[first])
+        found += mine
         require(found[-1] == owner[last], f"a {last} is not the last of its list")
+        if "time_ps" in (table.dtype.names or ()):
+            times = table["time_ps"][found[-len(mine) :]]
+            require(bool((times[1:] >= times[:-1]).all()), f"a list from a {first} is out of order")
     return np.array(found, np.int64)
 
 
-def inbox_records(state: State, kind: str) -> tuple[Rows, int]:
-    """Return all records of one kind in all inboxes, and how many blocks they take."""
-    table = getattr(state, f"{kind}s")
-    blocks = getattr(state, f"{kind}_blocks")
-    found: list[int] = []
-    used = 0
-    for inbox in state.inboxes[state.inboxes[f"num_{kind}s"] > 0]:
-        count = int(inbox[f"num_{kind}s"])
-        block = int(inbox[f"first_{kind}_block"])
-        while count > 0:
-            found.extend(range(block * BLOCK, block * BLOCK + min(count, BLOCK)))
-            used += 1
-            count -= BLOCK
-            if count > 0:
-                block = int(blocks["next"][block])
-        require(block == inbox[f"last_{kind}_block"], f"a last_{kind}_block is not the last of its list")
-    return table[np.array(found, np.int64)], used
-
-
-def injected_packets(state: State) -> Int64:
+def injected_packets(state: State, per_share: Int64) -> Int64:
     """Return per message how many packets have started, from the shares that are done, under way or still to come."""
     messages, full = state.messages, state.clock["max_payload_bytes"][0]
-    per_share = -(-messages["share_bytes"] // full)
-    injected: Int64 = (messages["num_shares"] - messages["shares_left"]) * per_share
+    sent = messages["num_shares"] - messages["shares_left"] + pending(state, "sent_first", "next_sent")
+    injected: Int64 = sent * per_share
     for first in np.concatenate([state.injectors["ring_first"], state.injectors["waiting_first"]]):
         for index in walk(state.shares, first):
             share = state.shares[index]
             injected[share["message"]] += per_share[share["message"]] - -(-share["bytes_left"] // full)
     require(bool((injected[messages["ready_ps"] == NONE] == 0).all()), "a message was injected before it was ready")
     return injected
+
+
+def pending(state: State, first: str, following: str) -> Int64:
+    """Return per message how many of its parts are in the lists of the domains, to be handled when the epoch ends."""
+    found = np.zeros(len(state.messages), np.int64)
+    for domain in state.domains:
+        for part in walk(state.parts, domain[first], following):
+            found[part % len(found)] += 1
+    return found

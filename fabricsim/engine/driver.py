@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine import backends
-from fabricsim.engine.layout import Code, State
+from fabricsim.engine.layout import LATENCY_ROWS, Code, Part, State
 from fabricsim.engine.stall import describe_stall
 from fabricsim.engine.state import LIMIT_PS, allocate, grow
+from fabricsim.engine.threads import Threads, threads_of_run
+from fabricsim.engine.warmup import compile_once
 from fabricsim.errors import ConfigError, StallError
 from fabricsim.fabrics.network import Network
 from fabricsim.workloads.schedule import Schedule
@@ -35,7 +38,7 @@ class Progress:
     delivered_packets: int
     total_packets: int
     elapsed_s: float
-    compiling: bool = False  #: the kernel is about to be compiled, which takes some seconds
+    compiling: str = ""  #: before the run: that the kernel is being compiled, here or by whom
 
 
 @dataclass(frozen=True)
@@ -66,24 +69,33 @@ class RunRecord:
     engine_s: float
     kernel: str
     kernel_reason: str
+    threads: int
 
 
 class Simulation:
     """One run: a state, a kernel, and the loop between them.
 
-    ``terminal_of_rank[r]`` is the terminal of rank r (int32, all different). Raises ConfigError for an unknown
-    or unusable kernel.
+    ``terminal_of_rank[r]`` is the terminal of rank r (int32, all different). ``threads`` is the most that ``run`` uses,
+    ``None`` what the machine or Slurm gives. Raises ConfigError for an unknown or unusable kernel, or no threads.
     """
 
     def __init__(
-        self, network: Network, schedule: Schedule, terminal_of_rank: Int32, *, seed: int = 1, kernel: str = "auto"
+        self,
+        network: Network,
+        schedule: Schedule,
+        terminal_of_rank: Int32,
+        *,
+        seed: int = 1,
+        kernel: str = "auto",
+        threads: int | None = None,
     ) -> None:
         self.network = network
         self.schedule = schedule
         self.kernel, self.kernel_reason = backends.choose(kernel)
         self._run = backends.load(self.kernel)
         self.state: State = allocate(network, schedule, terminal_of_rank, seed)
-        self.total_packets = int(self.state.messages["packets_left"].sum())
+        self.threads = threads_of_run(threads, len(self.state.domains))
+        self.total_packets = total_packets(self.state)
         self.engine_s = 0.0
         self._latency_sum_ps = 0
 
@@ -92,13 +104,29 @@ class Simulation:
 
         Returns SLICE, DONE, STALLED or TIME_LIMIT.
         """
+        end = int(self.state.domains["hops"].sum()) + max_events
         while True:
-            code = Code(self._run(self.state, max_events))
-            self._latency_sum_ps += int(self.state.clock["packet_latency_sum_ps"][0])
-            self.state.clock["packet_latency_sum_ps"] = 0
-            if code not in (Code.ARRIVALS_FULL, Code.CREDITS_FULL, Code.PACKETS_FULL):
+            left = max(0, end - int(self.state.domains["hops"].sum()))
+            code = Code(self._run(self.state, int(Part.WHOLE), left))
+            self._drain()
+            if code != Code.PACKETS_FULL:
                 return code
-            self.state = grow(self.state, code)
+            self.state = grow(self.state, int(self.state.clock["next_domain"][0]))
+
+    def advance_threads(self, threads: Threads) -> Code:
+        """Run one slice on several threads; as ``advance``, but for the time ``SLICE_S``."""
+        while True:
+            code, domain = threads.advance(self.state, SLICE_S)
+            self._drain()
+            if code != Code.PACKETS_FULL:
+                return code
+            self.state = grow(self.state, domain)
+
+    def _drain(self) -> None:
+        """Take over what grows beyond 64 bits in a long run."""
+        domains = self.state.domains
+        self._latency_sum_ps += int(domains["packet_latency_sum_ps"].sum())
+        domains["packet_latency_sum_ps"] = 0
 
     def run(self, progress: Callable[[Progress], None] | None = None) -> RunRecord:
         """Run to the end and return the record.
@@ -107,21 +135,25 @@ class Simulation:
         the time limit. KeyboardInterrupt passes through, between two slices.
         """
         if self.kernel == "numba":
-            if progress is not None and not backends.is_compiled():
-                progress(replace(self.progress(0.0), compiling=True))
-            self.advance(0)  # compiles; a slice of no events changes nothing
+
+            def report(words: str) -> None:
+                if progress is not None:
+                    progress(replace(self.progress(0.0), compiling=words))
+
+            compile_once(self._run, self.state, report)
         begin_s = time.perf_counter()
-        max_events = 1_000
-        while True:
-            slice_begin_s = time.perf_counter()
-            code = self.advance(max_events)
-            slice_s = time.perf_counter() - slice_begin_s
-            self.engine_s += slice_s
-            if progress is not None:
-                progress(self.progress(time.perf_counter() - begin_s))
-            if code != Code.SLICE:
-                break
-            max_events = max(100, min(2 * max_events, int(max_events * SLICE_S / max(slice_s, 1e-6))))
+        with ExitStack() as stack:
+            threads = stack.enter_context(Threads(self._run, self.threads)) if self.threads > 1 else None
+            max_events = 1_000
+            code = Code.SLICE
+            while code == Code.SLICE:
+                slice_begin_s = time.perf_counter()
+                code = self.advance(max_events) if threads is None else self.advance_threads(threads)
+                slice_s = time.perf_counter() - slice_begin_s
+                self.engine_s += slice_s
+                if progress is not None:
+                    progress(self.progress(time.perf_counter() - begin_s))
+                max_events = max(100, min(2 * max_events, int(max_events * SLICE_S / max(slice_s, 1e-6))))
         if code == Code.STALLED:
             raise StallError(describe_stall(self.state, self.network, self.schedule))
         if code == Code.TIME_LIMIT:
@@ -136,11 +168,11 @@ class Simulation:
         clock = self.state.clock[0]
         num_tasks = len(self.schedule.tasks)
         return Progress(
-            simulated_ps=int(clock["epoch_start_ps"]),
-            packet_hops=int(self.state.channels["packets"].sum()),
+            simulated_ps=int(self.state.domains["window_start_ps"].mean()),
+            packet_hops=int(self.state.domains["hops"].sum()),
             tasks_ended=num_tasks - int(clock["tasks_left"]),
             num_tasks=num_tasks,
-            delivered_packets=int(clock["delivered_packets"]),
+            delivered_packets=int(self.state.domains["delivered_packets"].sum()),
             total_packets=self.total_packets,
             elapsed_s=elapsed_s,
         )
@@ -158,16 +190,24 @@ class Simulation:
             channel_wire_bytes=channels["wire_bytes"].copy(),
             channel_packets=channels["packets"].copy(),
             channel_credit_stall_ps=channels["credit_stall_ps"].copy(),
-            channel_peak_occupancy_bytes=channels["peak_occupancy_bytes"].copy(),
-            packet_latency_counts=self.state.latencies["packets"].copy(),
+            channel_peak_occupancy_bytes=self.network.channels.buffer_bytes - channels["least_room_bytes"],
+            packet_latency_counts=self.state.latencies["packets"].reshape(-1, LATENCY_ROWS).sum(axis=0),
             packet_latency_sum_ps=self._latency_sum_ps,
-            packet_latency_max_ps=int(self.state.clock["packet_latency_max_ps"][0]),
-            packets=int(self.state.clock["delivered_packets"][0]),
+            packet_latency_max_ps=int(self.state.domains["packet_latency_max_ps"].max()),
+            packets=int(self.state.domains["delivered_packets"].sum()),
             packet_hops=int(channels["packets"].sum()),
             engine_s=self.engine_s,
             kernel=self.kernel,
             kernel_reason=self.kernel_reason,
+            threads=self.threads,
         )
+
+
+def total_packets(state: State) -> int:
+    """Return how many packets the messages of a state are cut into."""
+    messages = state.messages
+    per_share = -(-messages["share_bytes"] // state.clock["max_payload_bytes"][0])
+    return int((messages["num_shares"] * per_share).sum())
 
 
 def run_schedule(
@@ -177,7 +217,8 @@ def run_schedule(
     terminal_of_rank: Int32,
     seed: int = 1,
     kernel: str = "auto",
+    threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunRecord:
     """Simulate *schedule* on *network* and return the record; see ``Simulation``."""
-    return Simulation(network, schedule, terminal_of_rank, seed=seed, kernel=kernel).run(progress)
+    return Simulation(network, schedule, terminal_of_rank, seed=seed, kernel=kernel, threads=threads).run(progress)

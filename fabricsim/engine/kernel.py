@@ -1,14 +1,20 @@
 """The kernel: how packets move (docs/physics.md), in bounded-lag windows.
 
 Every influence crosses a channel and takes at least the least channel latency D. So in a window of at most D each
-node can process all that it will ever receive for that window without looking at another node, and what it
-emits lands in later windows. Their order cannot change the result.
+sender can do all that it will ever do in that window without looking at another, and what it emits lands in later
+windows. Their order cannot change the result.
+
+A packet is one row from its start on a channel until the room that it took there is free again. A start says when
+the head arrives, and with one queue per output and a route that no queue decides also where it will wait: so the row
+goes at once to the inbox of that output, is sorted into the output's queue when its window comes, and when the packet
+starts there becomes the credit of the channel that it came by. At its last channel the ejection, a FIFO, is known as
+well.
 
 Planes influence each other only through messages that become ready, and those wait a message overhead before their
 first packet. So ``run`` takes epoch after epoch of at most that length, in each epoch plane after plane (a *domain*),
-in each plane window after window, in each window node after node; what became ready is handled when all planes have
-ended the epoch. With an overhead of less than a window all planes are one domain, and terminals handle it in time order
-with all else.
+in each plane window after window; what became ready is handled when all planes have ended the epoch. Once nothing
+waits any more for something to happen, the epoch has no end and each plane runs to its own. With an overhead of less
+than a window all planes are one domain, and terminals handle what becomes ready in time order with all else.
 
 Functions take the whole ``State``; they never allocate, never validate and never print. The source runs jitted and
 un-jitted (``backends.load`` executes the module once with each decorator). All numbers are non-negative
@@ -23,7 +29,7 @@ import numpy as np
 
 from fabricsim.engine import hashing, layout
 from fabricsim.engine._jit import jit
-from fabricsim.engine.layout import BLOCK, BLOCK_SHIFT, LATENCY_BUCKETS, LATENCY_SHIFT, Code, Routing, State, TimerKind
+from fabricsim.engine.layout import LATENCY_BUCKETS, LATENCY_SHIFT, Code, Part, Routing, State, TimerKind
 
 if TYPE_CHECKING:
     int64 = int  # as good as, to a type checker
@@ -34,11 +40,11 @@ else:
 # function again for each; 64-bit integers it takes for what they are.
 ZERO, NONE, NEVER = int64(0), int64(layout.NONE), int64(layout.NEVER)
 SLICE, DONE, STALLED = int64(Code.SLICE), int64(Code.DONE), int64(Code.STALLED)
-ARRIVALS_FULL, CREDITS_FULL = int64(Code.ARRIVALS_FULL), int64(Code.CREDITS_FULL)
 PACKETS_FULL, TIME_LIMIT = int64(Code.PACKETS_FULL), int64(Code.TIME_LIMIT)
 TASK_STARTS, MESSAGE_SENT = int64(TimerKind.TASK_STARTS), int64(TimerKind.MESSAGE_SENT)
 MESSAGE_COMPLETE = int64(TimerKind.MESSAGE_COMPLETE)
 SPRAY = int64(Routing.SPRAY)
+WHOLE, OPEN, CLOSE = int64(Part.WHOLE), int64(Part.OPEN), int64(Part.CLOSE)
 
 MASK32 = hashing.MASK32
 RUN = 16  # insertion sort up to here, then merges
@@ -49,394 +55,183 @@ INDEX_MASK = (1 << INDEX_BITS) - 1
 mix32 = jit(hashing.mix32)
 
 
-# --- inboxes -------------------------------------------------------------------------------------------------------
+# --- packets -------------------------------------------------------------------------------------------------------
 
 
 @jit
-def inbox_at(state: State, node: int, time_ps: int) -> int:
-    """Return the inbox of *node* for *time_ps*, or its farthest one if that lies beyond the wheel.
+def take_packet(state: State, domain: int) -> int:
+    """Take a row of packets off the free list; there is one, for ``run_domain`` has made sure."""
+    row = state.domains[domain]
+    index = int64(row["free_packet"])
+    row["free_packet"] = state.packets[index]["next"]
+    row["num_free_packets"] -= 1
+    return index
 
-    A record that is gathered before its window is put off again; times beyond the wheel are rare.
+
+@jit
+def put_in_inbox(state: State, domain: int, channel: int, index: int) -> None:
+    """Put a packet into the inbox of the output *channel* for its window, or its farthest one if that lies beyond.
+
+    A packet that is found before its window is put off again; times beyond the wheel are rare.
     """
     clock = state.clock[0]
-    window = time_ps >> clock["window_shift"]
-    farthest = (clock["window_start_ps"] >> clock["window_shift"]) + clock["wheel_mask"]
-    return (min(window, farthest) & clock["wheel_mask"]) * clock["num_nodes"] + node
+    packet = state.packets[index]
+    window = packet["time_ps"] >> clock["window_shift"]
+    farthest = (state.domains[domain]["window_start_ps"] >> clock["window_shift"]) + clock["wheel_mask"]
+    inbox = state.inboxes[(min(window, farthest) & clock["wheel_mask"]) * clock["num_channels"] + channel]
+    packet["next"] = inbox["packet"]
+    inbox["packet"] = index
+    state.domains[domain]["arriving"] += 1
 
 
 @jit
-def push_arrival(
-    state: State, channel: int, time_ps: int, injected_ps: int, message: int, flow: int, destination: int, payload: int
-) -> None:
-    """Announce a packet head to the node at the end of *channel*."""
-    clock = state.clock[0]
-    arrival_blocks = state.arrival_blocks
-    inbox = state.inboxes[inbox_at(state, int64(state.channels[channel]["target_node"]), time_ps)]
-    count = inbox["num_arrivals"]
-    block = inbox["last_arrival_block"]
-    if count & (BLOCK - 1) == 0:
-        fresh = clock["free_arrival_block"]
-        clock["free_arrival_block"] = arrival_blocks[fresh]["next"]
-        clock["num_free_arrival_blocks"] -= 1
-        arrival_blocks[fresh]["next"] = NONE
-        if count == 0:
-            inbox["first_arrival_block"] = fresh
-        else:
-            arrival_blocks[block]["next"] = fresh
-        inbox["last_arrival_block"] = fresh
-        block = fresh
-    arrival = state.arrivals[(block << BLOCK_SHIFT) + (count & (BLOCK - 1))]
-    arrival["time_ps"] = time_ps
-    arrival["injected_ps"] = injected_ps
-    arrival["message"] = message
-    arrival["channel"] = channel
-    arrival["flow"] = flow
-    arrival["destination"] = destination
-    arrival["payload_bytes"] = payload
-    inbox["num_arrivals"] = count + 1
-    clock["in_flight"] += 1
-
-
-@jit
-def return_credit(state: State, channel: int, time_ps: int, num_bytes: int) -> None:
-    """Give room back to the sender of *channel*, usable from *time_ps* on."""
-    clock = state.clock[0]
-    credit_blocks = state.credit_blocks
-    inbox = state.inboxes[inbox_at(state, int64(state.channels[channel]["source_node"]), time_ps)]
-    count = inbox["num_credits"]
-    block = inbox["last_credit_block"]
-    if count & (BLOCK - 1) == 0:
-        fresh = clock["free_credit_block"]
-        clock["free_credit_block"] = credit_blocks[fresh]["next"]
-        clock["num_free_credit_blocks"] -= 1
-        credit_blocks[fresh]["next"] = NONE
-        if count == 0:
-            inbox["first_credit_block"] = fresh
-        else:
-            credit_blocks[block]["next"] = fresh
-        inbox["last_credit_block"] = fresh
-        block = fresh
-    credit = state.credits[(block << BLOCK_SHIFT) + (count & (BLOCK - 1))]
-    credit["time_ps"] = time_ps
-    credit["channel"] = channel
-    credit["bytes"] = num_bytes
-    inbox["num_credits"] = count + 1
-    clock["in_flight"] += 1
-
-
-@jit
-def put_off_arrival(state: State, index: int) -> None:
-    """Announce an arrival again that lies beyond this window."""
-    arrival = state.arrivals[index]
-    push_arrival(
-        state,
-        int64(arrival["channel"]),
-        arrival["time_ps"],
-        arrival["injected_ps"],
-        int64(arrival["message"]),
-        int64(arrival["flow"]),
-        int64(arrival["destination"]),
-        int64(arrival["payload_bytes"]),
-    )
-
-
-@jit
-def gather_arrivals(state: State, inbox_index: int, window_end_ps: int) -> int:
-    """Fill ``keys`` with the arrivals of this window, (time, row) each, and put off the others; return how many."""
-    inbox = state.inboxes[inbox_index]
-    window_start_ps = state.clock[0]["window_start_ps"]
-    block = inbox["first_arrival_block"]
-    left = inbox["num_arrivals"]
-    count = ZERO
-    while left > 0:
-        first = block << BLOCK_SHIFT
-        for index in range(first, first + min(left, BLOCK)):
-            time_ps = state.arrivals[index]["time_ps"]
-            if time_ps >= window_end_ps:
-                put_off_arrival(state, index)
-                continue
-            state.keys[count]["key"] = ((time_ps - window_start_ps) << INDEX_BITS) | index
-            count += 1
-        left -= BLOCK
-        block = state.arrival_blocks[block]["next"]
-    return count
-
-
-@jit
-def gather_credits(state: State, inbox_index: int, window_end_ps: int) -> None:
-    """Chain the credits of this window to their channels, each chain in time order; wake blocked injectors."""
-    inbox = state.inboxes[inbox_index]
-    credits_ = state.credits
-    block = inbox["first_credit_block"]
-    left = inbox["num_credits"]
-    while left > 0:
-        first = block << BLOCK_SHIFT
-        for index in range(first, first + min(left, BLOCK)):
-            credit = credits_[index]
-            channel = state.channels[credit["channel"]]
-            time_ps = credit["time_ps"]
-            if time_ps >= window_end_ps:
-                return_credit(state, int64(credit["channel"]), time_ps, int64(credit["bytes"]))
-                continue
-            last = channel["credit_last"]
-            if channel["credit_first"] == NONE:
-                credit["next"] = NONE
-                channel["credit_first"] = index
-                channel["credit_last"] = index
-            elif credits_[last]["time_ps"] <= time_ps:
-                credit["next"] = NONE
-                credits_[last]["next"] = index
-                channel["credit_last"] = index
-            elif time_ps < credits_[channel["credit_first"]]["time_ps"]:
-                credit["next"] = channel["credit_first"]
-                channel["credit_first"] = index
-            else:
-                before = channel["credit_first"]
-                after = credits_[before]["next"]
-                while credits_[after]["time_ps"] <= time_ps:
-                    before = after
-                    after = credits_[before]["next"]
-                credit["next"] = after
-                credits_[before]["next"] = index
-            injector = channel["injector"]
-            if injector != NONE and state.injectors[injector]["blocked"] == 1:
-                state.wakes[injector]["wake_ps"] = min(state.wakes[injector]["wake_ps"], time_ps)
-        left -= BLOCK
-        block = state.credit_blocks[block]["next"]
-
-
-@jit
-def take_credits(state: State, channel: int, until_ps: int) -> None:
-    """Add to the room of *channel* the credits usable at *until_ps*."""
+def return_credit(state: State, index: int, time_ps: int) -> None:
+    """Give the room of a packet back to the sender of the channel that it came by, usable from *time_ps* on."""
+    packets = state.packets
+    packet = packets[index]
+    channel = int64(packet["channel"])
     row = state.channels[channel]
-    index = row["credit_first"]
-    while index != NONE and state.credits[index]["time_ps"] <= until_ps:
-        row["room_bytes"] += state.credits[index]["bytes"]
-        index = state.credits[index]["next"]
+    packet["time_ps"] = time_ps
+    if row["credit_first"] == NONE:
+        row["credit_first"] = index
+        row["credit_last"] = index
+        packet["next"] = NONE
+    else:
+        # They come nearly in order: search from the back.
+        first = int64(row["credit_first"])
+        before = int64(row["credit_last"])
+        after = NONE
+        while before != after and packets[before]["time_ps"] > time_ps:
+            after = before
+            if before != first:
+                before = int64(packets[before]["message"])
+        packet["next"] = after
+        if after == NONE:
+            row["credit_last"] = index
+        else:
+            packets[after]["message"] = index
+        if before == after:
+            row["credit_first"] = index
+        else:
+            packets[before]["next"] = index
+            packet["message"] = before
+    if row["blocked"] == 1:
+        state.wakes[channel]["wake_ps"] = min(state.wakes[channel]["wake_ps"], time_ps)
+
+
+@jit
+def take_credits(state: State, domain: int, channel: int, until_ps: int) -> int:
+    """Free the packets whose credits are usable at *until_ps*; return how many bytes of room that gives *channel*."""
+    packets = state.packets
+    row = state.channels[channel]
+    owner = state.domains[domain]
+    room_bytes = ZERO
+    index = int64(row["credit_first"])
+    while index != NONE and packets[index]["time_ps"] <= until_ps:
+        room_bytes += state.durations[packets[index]["payload_bytes"]]["value"]
+        after = int64(packets[index]["next"])
+        packets[index]["next"] = owner["free_packet"]
+        owner["free_packet"] = index
+        owner["num_free_packets"] += 1
+        index = after
     row["credit_first"] = index
+    return room_bytes
 
 
 @jit
-def settle_credits(state: State, inbox_index: int, window_end_ps: int) -> None:
-    """Take what is left of this window's credits and free their blocks."""
-    clock = state.clock[0]
-    inbox = state.inboxes[inbox_index]
-    left = inbox["num_credits"]
-    if left == 0:
-        return
-    clock["in_flight"] -= left
-    block = inbox["first_credit_block"]
-    while left > 0:
-        first = block << BLOCK_SHIFT
-        for index in range(first, first + min(left, BLOCK)):
-            take_credits(state, int64(state.credits[index]["channel"]), window_end_ps)
-        left -= BLOCK
-        after = state.credit_blocks[block]["next"]
-        state.credit_blocks[block]["next"] = clock["free_credit_block"]
-        clock["free_credit_block"] = block
-        clock["num_free_credit_blocks"] += 1
-        block = after
-    inbox["num_credits"] = 0
-
-
-@jit
-def free_arrivals(state: State, inbox_index: int) -> None:
-    """Free the blocks of this window's arrivals."""
-    clock = state.clock[0]
-    inbox = state.inboxes[inbox_index]
-    left = inbox["num_arrivals"]
-    clock["in_flight"] -= left
-    block = inbox["first_arrival_block"]
-    while left > 0:
-        left -= BLOCK
-        after = state.arrival_blocks[block]["next"]
-        state.arrival_blocks[block]["next"] = clock["free_arrival_block"]
-        clock["free_arrival_block"] = block
-        clock["num_free_arrival_blocks"] += 1
-        block = after
-    inbox["num_arrivals"] = 0
-
-
-# --- channels ------------------------------------------------------------------------------------------------------
-
-
-@jit
-def earliest_start(state: State, channel: int, earliest_ps: int, wire_bytes: int, window_end_ps: int) -> int:
-    """Return when a switch output can start a packet that may not start before *earliest_ps*.
-
-    A time inside the window is final, and the credits up to it have been taken. A time at or beyond the window's end
-    only says when to look again; NEVER says that only a credit can help.
-    """
+def eject_packet(
+    state: State, domain: int, channel: int, index: int, head_ps: int, injected_ps: int, message: int, payload: int
+) -> None:
+    """Eject the packet whose head arrives at a terminal at *head_ps*: the server is a FIFO, so its end is known now."""
     row = state.channels[channel]
-    start_ps = max(earliest_ps, row["free_ps"])
-    if start_ps >= window_end_ps:
-        return start_ps
-    take_credits(state, channel, start_ps)
-    while row["room_bytes"] < wire_bytes:
-        index = row["credit_first"]
-        if index == NONE:
-            return NEVER
-        start_ps = state.credits[index]["time_ps"]
-        take_credits(state, channel, start_ps)
-    return start_ps
+    end_ps = max(head_ps, row["ejection_free_ps"]) + state.durations[row["ejection_row"] + payload]["value"]
+    row["ejection_free_ps"] = end_ps
+    return_credit(state, index, end_ps + row["latency_ps"])
+
+    owner = state.domains[domain]
+    part = row["first_part"] + message
+    packets_left = state.counts[part]["packets_left"] - 1
+    state.counts[part]["packets_left"] = packets_left
+    if packets_left == 0:
+        state.parts[part]["complete_ps"] = end_ps
+        if state.clock[0]["defers"] == 1:
+            state.parts[part]["next_complete"] = NONE
+            if owner["complete_first"] == NONE:
+                owner["complete_first"] = part
+            else:
+                state.parts[owner["complete_last"]]["next_complete"] = part
+            owner["complete_last"] = part
+        else:
+            complete_part(state, part, message)
+
+    latency_ps = end_ps - injected_ps
+    owner["delivered_packets"] += 1
+    owner["packet_latency_sum_ps"] += latency_ps
+    owner["packet_latency_max_ps"] = max(owner["packet_latency_max_ps"], latency_ps)
+    state.latencies[owner["first_latency"] + latency_bucket(latency_ps)]["packets"] += 1
 
 
 @jit
-def start_packet(
+def latency_bucket(latency_ps: int) -> int:
+    """Return the row of a latency in the histogram (docs/physics.md, section 10)."""
+    shift = ZERO
+    step = int64(32)
+    while step > 0:
+        if latency_ps >> (shift + step) >= 1 << (LATENCY_SHIFT - 1):
+            shift += step
+        step >>= 1
+    if latency_ps >> shift >= 1 << LATENCY_SHIFT:
+        shift += 1
+    return shift * LATENCY_BUCKETS + (latency_ps >> shift)
+
+
+@jit
+def choose_output(state: State, channel: int, message: int, destination: int) -> int:
+    """Route a packet that comes by *channel* at the switch at its end (docs/physics.md, section 6)."""
+    row = state.channels[channel]
+    route = state.routes[row["route_row"] + destination]
+    count = int64(route["count"])
+    place = int64(route["first"])
+    if count > 1:
+        if state.clock[0]["routing"] == SPRAY:
+            choice = row["spray_counter"]
+            row["spray_counter"] = choice + 1
+        else:
+            choice = state.messages[message]["flow"]
+        place += choice % count
+    return int64(row["first_output"] + state.candidates[place]["output"])
+
+
+@jit
+def pass_on(
     state: State,
+    domain: int,
     channel: int,
     start_ps: int,
-    stall_ps: int,
     injected_ps: int,
     message: int,
-    flow: int,
     destination: int,
     payload: int,
-) -> int:
-    """Start a packet on *channel* at *start_ps*: reserve room, record, announce the head; return its serialization."""
+) -> None:
+    """Hand a packet that starts on *channel* to what stands at its end: an output of a switch, or an ejection."""
     row = state.channels[channel]
-    wire_bytes = state.durations[payload]["value"]
-    serialization_ps = state.durations[row["serialization_row"] + payload]["value"]
-    row["room_bytes"] -= wire_bytes
-    row["peak_occupancy_bytes"] = max(row["peak_occupancy_bytes"], row["buffer_bytes"] - row["room_bytes"])
-    row["busy_ps"] += serialization_ps
-    row["wire_bytes"] += wire_bytes
-    row["packets"] += 1
-    row["credit_stall_ps"] += stall_ps
-    push_arrival(state, channel, start_ps + row["latency_ps"], injected_ps, message, flow, destination, payload)
-    return serialization_ps
+    head_ps = start_ps + row["latency_ps"]
+    index = take_packet(state, domain)
+    packet = state.packets[index]
+    packet["channel"] = channel
+    packet["payload_bytes"] = payload
+    state.domains[domain]["hops"] += 1
+    if row["route_row"] == NONE:
+        eject_packet(state, domain, channel, index, head_ps, injected_ps, message, payload)
+        return
+    packet["time_ps"] = head_ps
+    packet["injected_ps"] = injected_ps
+    packet["message"] = message
+    packet["destination"] = destination
+    put_in_inbox(state, domain, choose_output(state, channel, message, destination), index)
 
 
 # --- switches ------------------------------------------------------------------------------------------------------
-
-
-@jit
-def forward(
-    state: State,
-    channel: int,
-    start_ps: int,
-    earliest_ps: int,
-    came_by: int,
-    injected_ps: int,
-    message: int,
-    flow: int,
-    destination: int,
-    payload: int,
-) -> None:
-    """Start a packet on the output *channel* of a switch and return its room on the channel that it *came_by*."""
-    row = state.channels[channel]
-    stall_ps = start_ps - max(earliest_ps, row["free_ps"])
-    serialization_ps = start_packet(
-        state, channel, start_ps, stall_ps, injected_ps, message, flow, destination, payload
-    )
-    row["free_ps"] = start_ps + serialization_ps
-    usable_ps = start_ps + serialization_ps + state.channels[came_by]["latency_ps"]
-    return_credit(state, came_by, usable_ps, state.durations[payload]["value"])
-
-
-@jit
-def serve_queue(state: State, channel: int, window_end_ps: int) -> int:
-    """Start what the queue of *channel* can start in this window; return when to look again."""
-    clock = state.clock[0]
-    row = state.channels[channel]
-    index = row["queue_first"]
-    while index != NONE:
-        packet = state.packets[index]
-        payload = int64(packet["payload_bytes"])
-        earliest_ps = packet["earliest_ps"]
-        start_ps = earliest_start(state, channel, earliest_ps, state.durations[payload]["value"], window_end_ps)
-        if start_ps >= window_end_ps:
-            return start_ps
-        forward(
-            state,
-            channel,
-            start_ps,
-            earliest_ps,
-            int64(packet["channel"]),
-            packet["injected_ps"],
-            int64(packet["message"]),
-            int64(packet["flow"]),
-            int64(packet["destination"]),
-            payload,
-        )
-        after = packet["next"]
-        packet["next"] = clock["free_packet"]
-        clock["free_packet"] = index
-        clock["num_free_packets"] += 1
-        row["queue_first"] = after
-        index = after
-    return NEVER
-
-
-@jit
-def choose_output(state: State, node: int, destination: int, came_by: int, flow: int) -> int:
-    """Route a packet at a switch (docs/physics.md, section 6)."""
-    row = state.nodes[node]
-    route = state.routes[row["route_row"] + destination]
-    count = int64(route["count"])
-    place = route["first"]
-    if count > 1:
-        if state.clock[0]["routing"] == SPRAY:
-            choice = state.channels[came_by]["spray_counter"]
-            state.channels[came_by]["spray_counter"] = choice + 1
-        else:
-            choice = flow
-        place += choice % count
-    return row["first_output"] + state.candidates[place]["output"]
-
-
-@jit
-def accept_packet(state: State, node: int, index: int, window_end_ps: int) -> None:
-    """Route the packet of arrival *index*; start it at once if its output can, else queue it."""
-    arrival = state.arrivals[index]
-    came_by = int64(arrival["channel"])
-    message = int64(arrival["message"])
-    payload = int64(arrival["payload_bytes"])
-    flow = int64(arrival["flow"])
-    destination = int64(arrival["destination"])
-    channel = choose_output(state, node, destination, came_by, flow)
-    row = state.channels[channel]
-    durations = state.durations
-    # A faster output waits so that it never runs dry: e in docs/physics.md, section 5.
-    lead_ps = (
-        durations[state.channels[came_by]["serialization_row"] + payload]["value"]
-        - durations[row["serialization_row"] + payload]["value"]
-    )
-    earliest_ps = arrival["time_ps"] + max(0, lead_ps)
-    if row["queue_first"] == NONE:
-        start_ps = earliest_start(state, channel, earliest_ps, durations[payload]["value"], window_end_ps)
-        if start_ps < window_end_ps:
-            forward(
-                state,
-                channel,
-                start_ps,
-                earliest_ps,
-                came_by,
-                arrival["injected_ps"],
-                message,
-                flow,
-                destination,
-                payload,
-            )
-            return
-    clock = state.clock[0]
-    fresh = clock["free_packet"]
-    packet = state.packets[fresh]
-    clock["free_packet"] = packet["next"]
-    clock["num_free_packets"] -= 1
-    packet["earliest_ps"] = earliest_ps
-    packet["injected_ps"] = arrival["injected_ps"]
-    packet["message"] = message
-    packet["channel"] = came_by
-    packet["flow"] = flow
-    packet["destination"] = destination
-    packet["payload_bytes"] = payload
-    packet["next"] = NONE
-    if row["queue_first"] == NONE:
-        row["queue_first"] = fresh
-    else:
-        state.packets[row["queue_last"]]["next"] = fresh
-    row["queue_last"] = fresh
 
 
 @jit
@@ -478,24 +273,24 @@ def sort_keys(state: State, first: int, count: int) -> None:
 
 @jit
 def break_ties(state: State, first: int, count: int) -> None:
-    """Bring ``keys[first : first + count]``, arrivals of one instant, into tie order."""
+    """Bring ``keys[first : first + count]``, packets whose heads arrive at one instant, into tie order."""
     keys = state.keys
-    arrivals = state.arrivals
+    packets = state.packets
     channels = state.channels
     for place in range(first, first + count):
         index = keys[place]["key"] & INDEX_MASK
-        tie = mix32(channels[arrivals[index]["channel"]]["tie_key"] ^ (arrivals[index]["time_ps"] & MASK32))
+        tie = mix32(int64(channels[packets[index]["channel"]]["tie_key"]) ^ (packets[index]["time_ps"] & MASK32))
         keys[place]["key"] = (tie << INDEX_BITS) | index
     sort_keys(state, first, count)
-    # Equal ties are rare (1 in 2**32); the place decides them.
+    # Equal ties are rare (1 in 2**32); the place decides them, which rises with the channel within a plane.
     for place in range(first + 1, first + count):
         key = keys[place]["key"]
-        here = channels[arrivals[key & INDEX_MASK]["channel"]]["place"]
+        here = packets[key & INDEX_MASK]["channel"]
         spot = place
         while (
             spot > first
             and keys[spot - 1]["key"] >> INDEX_BITS == key >> INDEX_BITS
-            and channels[arrivals[keys[spot - 1]["key"] & INDEX_MASK]["channel"]]["place"] > here
+            and packets[keys[spot - 1]["key"] & INDEX_MASK]["channel"] > here
         ):
             keys[spot]["key"] = keys[spot - 1]["key"]
             spot -= 1
@@ -503,47 +298,119 @@ def break_ties(state: State, first: int, count: int) -> None:
 
 
 @jit
-def process_switch(state: State, node: int, inbox_index: int, window_end_ps: int) -> None:
-    """Process all that happens at a switch in this window.
-
-    Outputs do not see each other, so each queue is served on its own; then the arrivals come in tie order.
-    """
-    row = state.nodes[node]
-    inbox = state.inboxes[inbox_index]
-    channels = state.channels
-    gather_credits(state, inbox_index, window_end_ps)
-    first_output = row["first_output"]
-    end_output = first_output + row["num_outputs"]
-    for channel in range(first_output, end_output):
-        if channels[channel]["queue_first"] != NONE:
-            serve_queue(state, channel, window_end_ps)
-
-    if inbox["num_arrivals"] > 0:
-        keys = state.keys
-        count = gather_arrivals(state, inbox_index, window_end_ps)
-        sort_keys(state, ZERO, count)
-        place = ZERO
-        while place < count:
+def queue_arrivals(state: State, domain: int, channel: int, inbox_index: int, window_end_ps: int) -> None:
+    """Empty the inbox of the output *channel* for this window into its queue, in tie order."""
+    owner = state.domains[domain]
+    row = state.channels[channel]
+    packets = state.packets
+    keys = state.keys
+    window_start_ps = owner["window_start_ps"]
+    first = owner["first_key"]
+    index = int64(state.inboxes[inbox_index]["packet"])
+    state.inboxes[inbox_index]["packet"] = NONE
+    end = first
+    while index != NONE:
+        after = int64(packets[index]["next"])
+        time_ps = packets[index]["time_ps"]
+        owner["arriving"] -= 1
+        if time_ps < window_end_ps:
+            keys[end]["key"] = ((time_ps - window_start_ps) << INDEX_BITS) | index
+            end += 1
+        else:
+            put_in_inbox(state, domain, channel, index)
+        index = after
+    if end - first > 1:
+        sort_keys(state, first, end - first)
+        place = first
+        while place < end:
             instant = keys[place]["key"] >> INDEX_BITS
             stop = place + 1
-            while stop < count and keys[stop]["key"] >> INDEX_BITS == instant:
+            while stop < end and keys[stop]["key"] >> INDEX_BITS == instant:
                 stop += 1
             if stop - place > 1:
                 break_ties(state, place, stop - place)
-            for spot in range(place, stop):
-                accept_packet(state, node, keys[spot]["key"] & INDEX_MASK, window_end_ps)
             place = stop
-        free_arrivals(state, inbox_index)
+    for place in range(first, end):
+        index = keys[place]["key"] & INDEX_MASK
+        packets[index]["next"] = NONE
+        if row["queue_first"] == NONE:
+            row["queue_first"] = index
+        else:
+            packets[row["queue_last"]]["next"] = index
+        row["queue_last"] = index
 
-    settle_credits(state, inbox_index, window_end_ps)
+
+@jit
+def serve_output(state: State, domain: int, channel: int, window_end_ps: int) -> None:
+    """Start what the queue of the switch output *channel* can start in this window; note when to look again.
+
+    Outputs do not see each other: each does its whole window on its own.
+    """
+    row = state.channels[channel]
+    channels = state.channels
+    packets = state.packets
+    durations = state.durations
+    free_ps = row["free_ps"]
+    room_bytes = row["room_bytes"]
+    least_room_bytes = row["least_room_bytes"]
+    started, busy_ps, bytes_, stall_ps = ZERO, ZERO, ZERO, ZERO
+    blocked = ZERO
     wake_ps = NEVER
-    for channel in range(first_output, end_output):
-        index = channels[channel]["queue_first"]
-        if index != NONE:
-            packet = state.packets[index]
-            if channels[channel]["room_bytes"] >= state.durations[packet["payload_bytes"]]["value"]:
-                wake_ps = min(wake_ps, max(packet["earliest_ps"], channels[channel]["free_ps"]))
-    row["wake_ps"] = wake_ps
+    index = int64(row["queue_first"])
+    while index != NONE:
+        packet = packets[index]
+        came_by = int64(packet["channel"])
+        payload = int64(packet["payload_bytes"])
+        wire_bytes = durations[payload]["value"]
+        serialization_ps = durations[row["serialization_row"] + payload]["value"]
+        # A faster output waits so that it never runs dry: e in docs/physics.md, section 5.
+        lead_ps = durations[channels[came_by]["serialization_row"] + payload]["value"] - serialization_ps
+        could_ps = max(packet["time_ps"] + max(ZERO, lead_ps), free_ps)
+        if could_ps >= window_end_ps:
+            wake_ps = could_ps
+            break
+        start_ps = could_ps
+        room_bytes += take_credits(state, domain, channel, start_ps)
+        while room_bytes < wire_bytes and row["credit_first"] != NONE:
+            start_ps = packets[row["credit_first"]]["time_ps"]
+            if start_ps >= window_end_ps:
+                break
+            room_bytes += take_credits(state, domain, channel, start_ps)
+        if room_bytes < wire_bytes:
+            blocked = int64(1)
+            if row["credit_first"] != NONE:
+                wake_ps = packets[row["credit_first"]]["time_ps"]
+            break
+        room_bytes -= wire_bytes
+        least_room_bytes = min(least_room_bytes, room_bytes)
+        started += 1
+        busy_ps += serialization_ps
+        bytes_ += wire_bytes
+        stall_ps += start_ps - could_ps
+        free_ps = start_ps + serialization_ps
+        after = int64(packet["next"])
+        pass_on(
+            state,
+            domain,
+            channel,
+            start_ps,
+            packet["injected_ps"],
+            int64(packet["message"]),
+            int64(packet["destination"]),
+            payload,
+        )
+        return_credit(state, index, free_ps + channels[came_by]["latency_ps"])
+        index = after
+    row["queue_first"] = index
+    row["free_ps"] = free_ps
+    row["room_bytes"] = room_bytes
+    row["least_room_bytes"] = least_room_bytes
+    row["blocked"] = blocked
+    row["packets"] += started
+    row["busy_ps"] += busy_ps
+    row["wire_bytes"] += bytes_
+    row["credit_stall_ps"] += stall_ps
+    state.wakes[channel]["wake_ps"] = wake_ps
 
 
 # --- terminals -----------------------------------------------------------------------------------------------------
@@ -554,52 +421,52 @@ def add_timer(state: State, terminal: int, time_ps: int, kind: int, subject: int
     """Note that something happens at *terminal* at *time_ps*."""
     clock = state.clock[0]
     timers = state.timers
-    fresh = clock["free_timer"]
+    fresh = int64(clock["free_timer"])
     clock["free_timer"] = timers[fresh]["next"]
     timers[fresh]["time_ps"] = time_ps
     timers[fresh]["kind"] = kind
     timers[fresh]["subject"] = subject
-    after = state.terminals[terminal]["first_timer"]
-    if after == NONE or time_ps < timers[after]["time_ps"]:
-        timers[fresh]["next"] = after
-        state.terminals[terminal]["first_timer"] = fresh
-        return
-    before = after
-    after = timers[before]["next"]
+    # Most come near the one before: search from there.
+    before = int64(state.terminals[terminal]["recent_timer"])
+    after = NONE
+    if before != NONE:
+        after = int64(timers[before]["next"])
+    while before != NONE and timers[before]["time_ps"] > time_ps:
+        after = before
+        before = int64(timers[before]["previous"])
     while after != NONE and timers[after]["time_ps"] <= time_ps:
         before = after
-        after = timers[before]["next"]
+        after = int64(timers[after]["next"])
     timers[fresh]["next"] = after
-    timers[before]["next"] = fresh
+    timers[fresh]["previous"] = before
+    if after != NONE:
+        timers[after]["previous"] = fresh
+    if before == NONE:
+        state.terminals[terminal]["first_timer"] = fresh
+    else:
+        timers[before]["next"] = fresh
+    state.terminals[terminal]["recent_timer"] = fresh
 
 
 @jit
-def eject_packet(state: State, terminal: int, index: int) -> None:
-    """Eject the packet of arrival *index*: the ejection server is a FIFO, so its times are known at once."""
-    clock = state.clock[0]
-    arrival = state.arrivals[index]
-    channel = int64(arrival["channel"])
-    message_index = int64(arrival["message"])
-    payload = int64(arrival["payload_bytes"])
-    row = state.channels[channel]
-    end_ps = max(arrival["time_ps"], row["ejection_free_ps"]) + state.durations[row["ejection_row"] + payload]["value"]
-    row["ejection_free_ps"] = end_ps
-    return_credit(state, channel, end_ps + row["latency_ps"], state.durations[payload]["value"])
+def send_part(state: State, part: int, message: int) -> None:
+    """Count one share of a message as sent."""
+    row = state.messages[message]
+    row["first_injection_ps"] = min(row["first_injection_ps"], state.parts[part]["first_injection_ps"])
+    row["sent_ps"] = max(row["sent_ps"], state.parts[part]["sent_ps"])
+    row["shares_left"] -= 1
+    if row["shares_left"] == 0:
+        add_timer(state, int64(row["source"]), row["sent_ps"], MESSAGE_SENT, message)
 
-    message = state.messages[message_index]
-    message["packets_left"] -= 1
-    message["complete_ps"] = max(message["complete_ps"], end_ps)
-    if message["packets_left"] == 0:
-        add_timer(state, terminal, message["complete_ps"], MESSAGE_COMPLETE, message_index)
 
-    latency_ps = end_ps - arrival["injected_ps"]
-    clock["delivered_packets"] += 1
-    clock["packet_latency_sum_ps"] += latency_ps
-    clock["packet_latency_max_ps"] = max(clock["packet_latency_max_ps"], latency_ps)
-    shift = 0
-    while latency_ps >> shift >= 1 << LATENCY_SHIFT:
-        shift += 1
-    state.latencies[shift * LATENCY_BUCKETS + (latency_ps >> shift)]["packets"] += 1
+@jit
+def complete_part(state: State, part: int, message: int) -> None:
+    """Count one share of a message as complete."""
+    row = state.messages[message]
+    row["complete_ps"] = max(row["complete_ps"], state.parts[part]["complete_ps"])
+    row["parts_left"] -= 1
+    if row["parts_left"] == 0:
+        add_timer(state, int64(row["destination"]), row["complete_ps"], MESSAGE_COMPLETE, message)
 
 
 @jit
@@ -673,9 +540,9 @@ def queue_message(state: State, message: int, now_ps: int) -> None:
         if server["next_message"] == after:
             server["next_message"] = message
         if uses_plane(state, message, position):
-            wake_ps = max(now_ps, state.channels[server["channel"]]["free_ps"])
-            state.wakes[injector]["wake_ps"] = min(state.wakes[injector]["wake_ps"], wake_ps)
-            state.nodes[server["node"]]["wake_ps"] = min(state.nodes[server["node"]]["wake_ps"], wake_ps)
+            channel = server["channel"]
+            wake_ps = max(now_ps, state.channels[channel]["free_ps"])
+            state.wakes[channel]["wake_ps"] = min(state.wakes[channel]["wake_ps"], wake_ps)
 
 
 @jit
@@ -688,6 +555,7 @@ def release_message(state: State, message: int, now_ps: int) -> None:
     row["waiting"] -= 1
     if row["waiting"] > 0:
         return
+    state.clock[0]["waits_left"] -= 1
     row["ready_ps"] = now_ps
     if row["share_bytes"] > 0:
         queue_message(state, message, now_ps)
@@ -710,12 +578,18 @@ def handle_timer(state: State, terminal: int) -> None:
     now_ps = timer["time_ps"]
     subject = int64(timer["subject"])
     kind = timer["kind"]
-    state.terminals[terminal]["first_timer"] = timer["next"]
+    after = timer["next"]
+    state.terminals[terminal]["first_timer"] = after
+    if after != NONE:
+        state.timers[after]["previous"] = NONE
+    if state.terminals[terminal]["recent_timer"] == index:
+        state.terminals[terminal]["recent_timer"] = after
     timer["next"] = clock["free_timer"]
     clock["free_timer"] = index
     if kind == TASK_STARTS:
         task = state.tasks[subject]
         task["started"] = 1
+        clock["waits_left"] -= 1
         for place in range(task["sends_first"], task["sends_first"] + task["sends_count"]):
             release_message(state, int64(state.sends[place]["message"]), now_ps)
         if task["pending"] == 0:
@@ -736,13 +610,13 @@ def handle_timer(state: State, terminal: int) -> None:
 
 
 @jit
-def fill_slots(state: State, injector: int) -> None:
+def fill_slots(state: State, domain: int, injector: int) -> None:
     """Let ready shares take the free slots.
 
     The injector is looked at only when its channel is free, so slots may have been free, and shares ready, for some
     time: each share takes the slot that has been free longest, at the later of both times.
     """
-    clock = state.clock[0]
+    owner = state.domains[domain]
     row = state.injectors[injector]
     shares = state.shares
     while row["fresh_slots"] > 0 or row["freed_first"] != NONE:
@@ -757,18 +631,17 @@ def fill_slots(state: State, injector: int) -> None:
         taken_ps = message["ready_ps"]
         if row["fresh_slots"] > 0:
             row["fresh_slots"] -= 1
-            index = clock["free_share"]
-            clock["free_share"] = shares[index]["next"]
+            index = int64(owner["free_share"])
+            owner["free_share"] = shares[index]["next"]
         else:
-            index = row["freed_first"]
+            index = int64(row["freed_first"])
             row["freed_first"] = shares[index]["next"]
             taken_ps = max(taken_ps, shares[index]["until_ps"])
         share = shares[index]
-        share["until_ps"] = taken_ps + clock["message_overhead_ps"]
+        share["until_ps"] = taken_ps + state.clock[0]["message_overhead_ps"]
         share["bytes_left"] = message["share_bytes"]
         share["message"] = message_index
         share["destination"] = message["destination"]
-        share["flow"] = message["flow"]
         share["started"] = 0
         share["joined"] = 2 * taken_ps
         share["next"] = NONE
@@ -811,147 +684,144 @@ def end_waits(state: State, injector: int, now_ps: int) -> None:
 
 
 @jit
-def inject_packet(state: State, injector: int, index: int, now_ps: int) -> bool:
-    """Start the next packet of a share; return whether it was the last."""
-    clock = state.clock[0]
+def blocked_since(state: State, injector: int) -> int:
+    """Return since when a share in the ring could start but for room: when the first of their waits ended."""
+    since_ps = NEVER
+    index = int64(state.injectors[injector]["ring_first"])
+    while index != NONE:
+        since_ps = min(since_ps, state.shares[index]["until_ps"])
+        index = int64(state.shares[index]["next"])
+    return since_ps
+
+
+@jit
+def end_share(state: State, domain: int, injector: int, index: int, sent_ps: int) -> None:
+    """Free the slot of a share whose last packet has started; the injection time of that packet ends at *sent_ps*."""
+    owner = state.domains[domain]
     row = state.injectors[injector]
     share = state.shares[index]
-    channel = int64(row["channel"])
-    payload = min(share["bytes_left"], clock["max_payload_bytes"])
-    stall_ps = ZERO
-    if row["blocked"] == 1:
-        row["blocked"] = 0
-        could_ps = NEVER
-        other = row["ring_first"]
-        while other != NONE:
-            could_ps = min(could_ps, state.shares[other]["until_ps"])
-            other = state.shares[other]["next"]
-        stall_ps = now_ps - max(could_ps, state.channels[channel]["free_ps"])
-    message_index = int64(share["message"])
-    destination = int64(share["destination"])
-    start_packet(state, channel, now_ps, stall_ps, now_ps, message_index, share["flow"], destination, payload)
-    free_ps = now_ps + state.durations[state.channels[channel]["injection_row"] + payload]["value"]
-    state.channels[channel]["free_ps"] = free_ps
-    message = state.messages[message_index]
-    if share["started"] == 0:
-        share["started"] = 1
-        message["first_injection_ps"] = min(message["first_injection_ps"], now_ps)
-    share["bytes_left"] -= payload
-    if share["bytes_left"] > 0:
-        return False
-    message["shares_left"] -= 1
-    message["sent_ps"] = max(message["sent_ps"], free_ps)
-    if message["shares_left"] == 0:
-        add_timer(state, int64(message["source"]), message["sent_ps"], MESSAGE_SENT, message_index)
-    return True
+    message = int64(share["message"])
+    share["until_ps"] = sent_ps
+    share["next"] = NONE
+    if row["freed_first"] == NONE:
+        row["freed_first"] = index
+    else:
+        state.shares[row["freed_last"]]["next"] = index
+    row["freed_last"] = index
+    part = state.channels[row["channel"]]["first_part"] + message
+    state.parts[part]["sent_ps"] = sent_ps
+    if state.clock[0]["defers"] == 1:
+        state.parts[part]["next_sent"] = NONE
+        if owner["sent_first"] == NONE:
+            owner["sent_first"] = part
+        else:
+            state.parts[owner["sent_last"]]["next_sent"] = part
+        owner["sent_last"] = part
+    else:
+        send_part(state, part, message)
 
 
 @jit
-def serve_injector(state: State, injector: int, now_ps: int) -> None:
-    """Let a free injection channel pick (docs/physics.md, section 8) and say when to look at it again."""
-    clock = state.clock[0]
-    row = state.injectors[injector]
-    shares = state.shares
-    channel = state.channels[row["channel"]]
-    fill_slots(state, injector)
-    end_waits(state, injector, now_ps)
-    take_credits(state, int64(row["channel"]), now_ps)
-    before = NONE
-    index = row["ring_first"]
-    while index != NONE:
-        share = shares[index]
-        after = share["next"]
-        wire_bytes = state.durations[min(share["bytes_left"], clock["max_payload_bytes"])]["value"]
-        if channel["room_bytes"] >= wire_bytes:
-            break
-        row["blocked"] = 1
-        before = index
-        index = after
-    if index == NONE:
-        wake_ps = row["wait_end_ps"]
-        if row["blocked"] == 1 and channel["credit_first"] != NONE:
-            wake_ps = min(wake_ps, state.credits[channel["credit_first"]]["time_ps"])
-        state.wakes[injector]["wake_ps"] = wake_ps
-        return
+def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> None:
+    """Let a free injection channel pick (docs/physics.md, section 8), again and again before *until_ps*.
 
-    last_packet = inject_packet(state, injector, index, now_ps)
-    share = shares[index]
-    share["joined"] = 2 * now_ps + 1
-    after = share["next"]
-    if last_packet or after != NONE:
-        # Take the share out of the ring.
-        if before == NONE:
-            row["ring_first"] = after
-        else:
-            shares[before]["next"] = after
-        if after == NONE:
-            row["ring_last"] = before
-        if last_packet:
-            share["until_ps"] = channel["free_ps"]
-            share["next"] = NONE
-            if row["freed_first"] == NONE:
-                row["freed_first"] = index
-            else:
-                shares[row["freed_last"]]["next"] = index
-            row["freed_last"] = index
-        else:
-            shares[row["ring_last"]]["next"] = index
-            share["next"] = NONE
-            row["ring_last"] = index
-    wake_ps = NEVER
-    if row["ring_first"] != NONE or row["waiting_first"] != NONE or row["next_message"] != NONE:
-        wake_ps = channel["free_ps"]
-    state.wakes[injector]["wake_ps"] = wake_ps
-
-
-@jit
-def process_terminal(state: State, node: int, terminal: int, inbox_index: int, window_end_ps: int) -> int:
-    """Process all that happens at a terminal's part of a domain in this window, in time order.
-
-    Returns how often an injector was served. Where completions wait for the end of the epoch (they cannot let a packet
-    start before), injectors do not see each other and are served one by one; else all happens in time order.
+    Notes when to look at it again.
     """
-    row = state.nodes[node]
-    wakes = state.wakes
-    inbox = state.inboxes[inbox_index]
-    gather_credits(state, inbox_index, window_end_ps)
-    if inbox["num_arrivals"] > 0:
-        count = gather_arrivals(state, inbox_index, window_end_ps)
-        # The packets of one channel, and so of one ejection server, come in time order, but for those put off.
-        if state.clock[0]["puts_off"] == 1:
-            sort_keys(state, ZERO, count)
-        for place in range(count):
-            eject_packet(state, terminal, state.keys[place]["key"] & INDEX_MASK)
-        free_arrivals(state, inbox_index)
+    row = state.channels[channel]
+    injector = int64(row["injector"])
+    server = state.injectors[injector]
+    shares = state.shares
+    durations = state.durations
+    max_payload_bytes = state.clock[0]["max_payload_bytes"]
+    now_ps = state.wakes[channel]["wake_ps"]
+    while now_ps < until_ps:
+        if server["next_message"] != NONE:
+            fill_slots(state, domain, injector)
+        if server["wait_end_ps"] <= now_ps:
+            end_waits(state, injector, now_ps)
+        row["room_bytes"] += take_credits(state, domain, channel, now_ps)
+        room_bytes = row["room_bytes"]
+        before = NONE
+        index = int64(server["ring_first"])
+        payload = ZERO
+        wire_bytes = ZERO
+        while index != NONE:
+            payload = min(shares[index]["bytes_left"], max_payload_bytes)
+            wire_bytes = durations[payload]["value"]
+            if room_bytes >= wire_bytes:
+                break
+            row["blocked"] = 1
+            before = index
+            index = int64(shares[index]["next"])
+        if index == NONE:
+            now_ps = server["wait_end_ps"]
+            if row["blocked"] == 1 and row["credit_first"] != NONE:
+                now_ps = min(now_ps, state.packets[row["credit_first"]]["time_ps"])
+            continue
 
-    served = 0
-    first_injector = row["first_injector"]
-    end_injector = first_injector + row["num_injectors"]
-    defers = state.clock[0]["defers"] == 1
+        if row["blocked"] == 1:
+            row["blocked"] = 0
+            row["credit_stall_ps"] += now_ps - max(blocked_since(state, injector), row["free_ps"])
+        share = shares[index]
+        message = int64(share["message"])
+        row["room_bytes"] = room_bytes - wire_bytes
+        row["least_room_bytes"] = min(row["least_room_bytes"], room_bytes - wire_bytes)
+        row["packets"] += 1
+        row["busy_ps"] += durations[row["serialization_row"] + payload]["value"]
+        row["wire_bytes"] += wire_bytes
+        free_ps = now_ps + durations[server["injection_row"] + payload]["value"]
+        row["free_ps"] = free_ps
+        pass_on(state, domain, channel, now_ps, now_ps, message, int64(share["destination"]), payload)
+        if share["started"] == 0:
+            share["started"] = 1
+            state.parts[row["first_part"] + message]["first_injection_ps"] = now_ps
+        share["bytes_left"] -= payload
+        share["joined"] = 2 * now_ps + 1
+        after = int64(share["next"])
+        if share["bytes_left"] == 0 or after != NONE:
+            # Take the share out of the ring.
+            if before == NONE:
+                server["ring_first"] = after
+            else:
+                shares[before]["next"] = after
+            if after == NONE:
+                server["ring_last"] = before
+            if share["bytes_left"] == 0:
+                end_share(state, domain, injector, index, free_ps)
+            else:
+                shares[server["ring_last"]]["next"] = index
+                share["next"] = NONE
+                server["ring_last"] = index
+        now_ps = NEVER
+        if server["ring_first"] != NONE or server["waiting_first"] != NONE or server["next_message"] != NONE:
+            now_ps = free_ps
+    state.wakes[channel]["wake_ps"] = now_ps
+
+
+@jit
+def process_terminal(state: State, terminal: int, window_end_ps: int) -> None:
+    """Process all that happens at a terminal in this window, in time order, where all planes are one domain."""
+    row = state.terminals[terminal]
+    wakes = state.wakes
+    first = int64(row["first_injector"])
     while True:
         wake_ps = NEVER
         earliest = NONE
-        for injector in range(first_injector, end_injector):
-            while defers and wakes[injector]["wake_ps"] < window_end_ps:
-                serve_injector(state, injector, wakes[injector]["wake_ps"])
-                served += 1
-            if wakes[injector]["wake_ps"] < wake_ps:
-                wake_ps = wakes[injector]["wake_ps"]
-                earliest = injector
+        for injector in range(first, first + row["num_injectors"]):
+            channel = int64(state.injectors[injector]["channel"])
+            if wakes[channel]["wake_ps"] < wake_ps:
+                wake_ps = wakes[channel]["wake_ps"]
+                earliest = channel
         timer_ps = NEVER
-        if not defers and state.terminals[terminal]["first_timer"] != NONE:
-            timer_ps = state.timers[state.terminals[terminal]["first_timer"]]["time_ps"]
+        if row["first_timer"] != NONE:
+            timer_ps = state.timers[row["first_timer"]]["time_ps"]
         if min(timer_ps, wake_ps) >= window_end_ps:
-            row["wake_ps"] = min(timer_ps, wake_ps)
-            break
+            return
         # Completions come before picks within one instant.
         if timer_ps <= wake_ps:
             handle_timer(state, terminal)
         else:
-            serve_injector(state, earliest, wake_ps)
-            served += 1
-    settle_credits(state, inbox_index, window_end_ps)
-    return served
+            serve_injector(state, ZERO, earliest, wake_ps + 1)
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
@@ -959,131 +829,180 @@ def process_terminal(state: State, node: int, terminal: int, inbox_index: int, w
 
 @jit
 def earliest_wake(state: State, domain: int) -> int:
-    """Return when the first node of a domain has work that no inbox announces."""
-    first = state.domains[domain]["first_node"]
+    """Return when the first channel of a domain has work that no inbox announces."""
+    first = state.domains[domain]["first_channel"]
     wake_ps = NEVER
-    for node in range(first, first + state.domains[domain]["num_nodes"]):
-        wake_ps = min(wake_ps, state.nodes[node]["wake_ps"])
+    for channel in range(first, first + state.domains[domain]["num_channels"]):
+        wake_ps = min(wake_ps, state.wakes[channel]["wake_ps"])
     return wake_ps
 
 
 @jit
-def open_epoch(state: State) -> bool:
-    """Set the epoch to the earliest thing that can happen; return False if nothing can."""
+def earliest_timer(state: State) -> int:
+    """Return when the first thing happens that takes no packet."""
+    time_ps = NEVER
+    for terminal in range(state.clock[0]["num_terminals"]):
+        first_timer = state.terminals[terminal]["first_timer"]
+        if first_timer != NONE:
+            time_ps = min(time_ps, state.timers[first_timer]["time_ps"])
+    return time_ps
+
+
+@jit
+def open_epoch(state: State) -> int:
+    """Set the epoch to the earliest thing that can happen and return SLICE; else DONE, STALLED or TIME_LIMIT."""
     clock = state.clock[0]
     start_ps = NEVER
     for domain in range(clock["num_domains"]):
-        if state.domains[domain]["in_flight"] > 0:
+        if state.domains[domain]["arriving"] > 0:
             start_ps = clock["epoch_end_ps"]
             break
     if start_ps == NEVER:
+        start_ps = earliest_timer(state)
         for domain in range(clock["num_domains"]):
             start_ps = min(start_ps, earliest_wake(state, domain))
-        for terminal in range(clock["num_terminals"]):
-            first_timer = state.terminals[terminal]["first_timer"]
-            if first_timer != NONE:
-                start_ps = min(start_ps, state.timers[first_timer]["time_ps"])
         if start_ps == NEVER:
-            return False
+            for domain in range(clock["num_domains"]):
+                come_home(state, domain)
+            if clock["tasks_left"] == 0:
+                return DONE
+            return STALLED
     # A message that became ready in the last epoch can ask for a look back; nothing starts before that epoch's end.
     start_ps = max(start_ps, clock["epoch_end_ps"])
+    if start_ps >= clock["limit_ps"]:
+        return TIME_LIMIT
     clock["epoch_start_ps"] = (start_ps >> clock["window_shift"]) << clock["window_shift"]
     clock["epoch_end_ps"] = clock["epoch_start_ps"] + (clock["epoch_windows"] << clock["window_shift"])
-    clock["next_domain"] = 0
+    if clock["defers"] == 1 and clock["waits_left"] == 0:
+        clock["epoch_end_ps"] = NEVER
     clock["epoch_open"] = 1
-    return True
+    return SLICE
 
 
 @jit
-def run_domain(state: State, domain: int) -> int:
-    """Take the windows of a domain until the end of the epoch.
+def come_home(state: State, domain: int) -> None:
+    """Take all credits of a domain in which nothing can happen any more."""
+    first = state.domains[domain]["first_channel"]
+    for channel in range(first, first + state.domains[domain]["num_channels"]):
+        state.channels[channel]["room_bytes"] += take_credits(state, domain, channel, NEVER)
 
-    Returns the number of arrivals and injections, or less than zero a code that asks for table space: before
-    anything of the next node has changed.
+
+@jit
+def run_domain(state: State, domain: int, max_events: int) -> int:
+    """Take the windows of a domain until the end of the epoch or until about *max_events* packets have started.
+
+    Returns DONE at the end of the epoch, SLICE before it, TIME_LIMIT, or PACKETS_FULL: before anything of the next
+    place has changed.
     """
     clock = state.clock[0]
-    nodes = state.nodes
     row = state.domains[domain]
-    first_node = row["first_node"]
-    num_nodes = row["num_nodes"]
-    num_terminals = clock["num_terminals"]
-    length_ps = 1 << clock["window_shift"]
-    events = 0
-    clock["in_flight"] = row["in_flight"]
-    clock["window_start_ps"] = max(row["window_start_ps"], clock["epoch_start_ps"])
-    while clock["window_start_ps"] < clock["epoch_end_ps"]:
-        if clock["next_node"] == 0 and clock["in_flight"] == 0:
-            wake_ps = max(earliest_wake(state, domain), clock["window_start_ps"])
-            clock["window_start_ps"] = min(
-                clock["epoch_end_ps"], (wake_ps >> clock["window_shift"]) << clock["window_shift"]
-            )
-            if clock["window_start_ps"] == clock["epoch_end_ps"]:
-                break
-        window_end_ps = clock["window_start_ps"] + length_ps
-        window = (clock["window_start_ps"] >> clock["window_shift"]) & clock["wheel_mask"]
-        first_inbox = window * clock["num_nodes"] + first_node
-        for place in range(clock["next_node"], num_nodes):
-            node = first_node + place
-            inbox_index = first_inbox + place
-            inbox = state.inboxes[inbox_index]
-            arrivals = inbox["num_arrivals"]
-            if arrivals == 0 and inbox["num_credits"] == 0 and nodes[node]["wake_ps"] >= window_end_ps:
+    wakes = state.wakes
+    inboxes = state.inboxes
+    shift = clock["window_shift"]
+    # Without deferring, terminals are places before the channels.
+    num_terminals = ZERO
+    if clock["defers"] == 0:
+        num_terminals = clock["num_terminals"]
+    first_channel = row["first_channel"] - num_terminals
+    num_places = num_terminals + row["num_channels"]
+    hops_end = row["hops"] + max_events
+    row["window_start_ps"] = max(row["window_start_ps"], clock["epoch_start_ps"])
+    while row["window_start_ps"] < clock["epoch_end_ps"]:
+        if row["next_place"] == 0:
+            if row["hops"] >= hops_end:
+                return SLICE
+            if row["arriving"] == 0:
+                wake_ps = earliest_wake(state, domain)
+                if num_terminals > 0:
+                    wake_ps = min(wake_ps, earliest_timer(state))
+                if wake_ps >= clock["epoch_end_ps"]:
+                    break
+                row["window_start_ps"] = max(row["window_start_ps"], (wake_ps >> shift) << shift)
+            if row["window_start_ps"] >= clock["limit_ps"]:
+                return TIME_LIMIT
+        window_end_ps = row["window_start_ps"] + (int64(1) << shift)
+        first_inbox = ((row["window_start_ps"] >> shift) & clock["wheel_mask"]) * clock["num_channels"]
+        for place in range(row["next_place"], num_terminals):
+            if row["num_free_packets"] < row["max_starts"]:
+                row["next_place"] = place
+                return PACKETS_FULL
+            process_terminal(state, place, window_end_ps)
+        for place in range(max(row["next_place"], num_terminals), num_places):
+            channel = first_channel + place
+            inbox_index = first_inbox + channel
+            if wakes[channel]["wake_ps"] >= window_end_ps and inboxes[inbox_index]["packet"] == NONE:
                 continue
-            # Each start announces an arrival; each ejection, and each start at a switch, returns a credit. All that
-            # came may be put off.
-            code = SLICE
-            if clock["num_free_arrival_blocks"] < nodes[node]["max_starts"] + arrivals:
-                code = ARRIVALS_FULL
-            elif clock["num_free_credit_blocks"] < nodes[node]["max_starts"] + arrivals + inbox["num_credits"]:
-                code = CREDITS_FULL
-            elif clock["num_free_packets"] < arrivals:
-                code = PACKETS_FULL
-            if code != SLICE:
-                clock["next_node"] = place
-                row["window_start_ps"] = clock["window_start_ps"]
-                row["in_flight"] = clock["in_flight"]
-                return -code
-            if place < num_terminals:
-                events += process_terminal(state, node, place, inbox_index, window_end_ps)
+            if row["num_free_packets"] < row["max_starts"]:
+                row["next_place"] = place
+                return PACKETS_FULL
+            if state.channels[channel]["injector"] != NONE:
+                serve_injector(state, domain, channel, window_end_ps)
             else:
-                process_switch(state, node, inbox_index, window_end_ps)
-            events += arrivals
-        clock["next_node"] = 0
-        clock["window_start_ps"] = window_end_ps
-    row["window_start_ps"] = clock["window_start_ps"]
-    row["in_flight"] = clock["in_flight"]
-    return events
+                if inboxes[inbox_index]["packet"] != NONE:
+                    queue_arrivals(state, domain, channel, inbox_index, window_end_ps)
+                serve_output(state, domain, channel, window_end_ps)
+        row["next_place"] = 0
+        row["window_start_ps"] = window_end_ps
+    if clock["epoch_end_ps"] != NEVER:
+        row["window_start_ps"] = clock["epoch_end_ps"]
+    return DONE
 
 
 @jit
-def run(state: State, max_events: int) -> int:
-    """Process epochs until about *max_events* arrivals and injections are done; return a Code.
+def close_epoch(state: State) -> None:
+    """Handle what became sent and complete in the epoch, in time order at each terminal."""
+    clock = state.clock[0]
+    clock["epoch_open"] = 0
+    clock["next_domain"] = 0
+    if clock["defers"] == 0:
+        return
+    for domain in range(clock["num_domains"]):
+        row = state.domains[domain]
+        part = int64(row["sent_first"])
+        while part != NONE:
+            send_part(state, part, part % clock["num_messages"])
+            part = int64(state.parts[part]["next_sent"])
+        row["sent_first"] = NONE
+        part = int64(row["complete_first"])
+        while part != NONE:
+            complete_part(state, part, part % clock["num_messages"])
+            part = int64(state.parts[part]["next_complete"])
+        row["complete_first"] = NONE
+    for terminal in range(clock["num_terminals"]):
+        first_timer = state.terminals[terminal]["first_timer"]
+        while first_timer != NONE and state.timers[first_timer]["time_ps"] < clock["epoch_end_ps"]:
+            handle_timer(state, terminal)
+            first_timer = state.terminals[terminal]["first_timer"]
 
-    A slice ends between two epochs. The codes that ask for table space can come between two nodes of a window, before
-    anything of the next node has changed; call again after growing.
+
+@jit
+def run(state: State, part: int, max_events: int) -> int:
+    """Process epochs until about *max_events* packets have started; return a Code.
+
+    A slice ends between two windows of a domain. PACKETS_FULL can come between two places of a window, before
+    anything of the next place has changed; call again after growing.
+
+    *part* is WHOLE, or for threads that share an epoch: OPEN (``open_epoch`` alone), a domain (``run_domain`` alone) or
+    CLOSE (``close_epoch`` alone, which returns SLICE). One entry and one call of each, because each call is inlined and
+    compiled again.
     """
     clock = state.clock[0]
-    events = 0
+    events = ZERO
     while True:
-        if clock["epoch_open"] == 0:
-            if events >= max_events:
+        if part == OPEN or (part == WHOLE and clock["epoch_open"] == 0):
+            if part == WHOLE and events >= max_events:
                 return SLICE
-            if not open_epoch(state):
-                if clock["tasks_left"] == 0:
-                    return DONE
-                return STALLED
-        if clock["epoch_start_ps"] >= clock["limit_ps"]:
-            return TIME_LIMIT
-        while clock["next_domain"] < clock["num_domains"]:
-            done = run_domain(state, clock["next_domain"])
-            if done < 0:
-                return -done
-            events += done
+            code = open_epoch(state)
+            if part == OPEN or code != SLICE:
+                return code
+        while part != CLOSE and clock["next_domain"] < clock["num_domains"]:
+            domain = clock["next_domain"] if part == WHOLE else part
+            before = state.domains[domain]["hops"]
+            code = run_domain(state, domain, max_events - events)
+            if part != WHOLE or code != DONE:
+                return code
+            events += state.domains[domain]["hops"] - before
             clock["next_domain"] += 1
-        if clock["defers"] == 1:
-            for terminal in range(clock["num_terminals"]):
-                first_timer = state.terminals[terminal]["first_timer"]
-                while first_timer != NONE and state.timers[first_timer]["time_ps"] < clock["epoch_end_ps"]:
-                    handle_timer(state, terminal)
-                    first_timer = state.terminals[terminal]["first_timer"]
-        clock["epoch_open"] = 0
+        close_epoch(state)
+        if part == CLOSE:
+            return SLICE

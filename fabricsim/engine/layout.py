@@ -20,22 +20,27 @@ import numpy.typing as npt
 
 NONE = -1  #: no row
 NEVER = 1 << 62  #: a time that does not come [ps]
-BLOCK_SHIFT = 4  #: inboxes grow by blocks of 2**BLOCK_SHIFT records
-BLOCK = 1 << BLOCK_SHIFT
 LATENCY_SHIFT = 8  #: a latency keeps its 8 leading bits in the histogram: buckets are at most 1/128 wide
 LATENCY_BUCKETS = 1 << (LATENCY_SHIFT - 1)  #: buckets per doubling of the latency
+LATENCY_ROWS = LATENCY_BUCKETS * 64  #: buckets of one domain
 
 
 class Code(IntEnum):
-    """Why a slice ended; the full codes leave every table as if the node at hand had not been touched."""
+    """Why a slice ended; PACKETS_FULL leaves every table as if the server at hand had not been touched."""
 
     SLICE = 0  #: the event budget is spent, more is to be done
     DONE = 1  #: every task ended and every credit is home
     STALLED = 2  #: tasks are unfinished and nothing can happen any more
-    ARRIVALS_FULL = 3  #: grow ``arrivals`` and ``arrival_blocks``
-    CREDITS_FULL = 4  #: grow ``credits`` and ``credit_blocks``
-    PACKETS_FULL = 5  #: grow ``packets``
-    TIME_LIMIT = 6  #: the next event lies at or beyond ``limit_ps``
+    PACKETS_FULL = 3  #: grow ``packets`` for the domain at hand
+    TIME_LIMIT = 4  #: the next event lies at or beyond ``limit_ps``
+
+
+class Part(IntEnum):
+    """What a kernel's entry does where it is not given a domain."""
+
+    WHOLE = -1  #: everything
+    OPEN = -2  #: open an epoch
+    CLOSE = -3  #: close an epoch, all of whose domains have ended it
 
 
 class TimerKind(IntEnum):
@@ -84,37 +89,25 @@ TABLES = (
         "the run as a whole; one row",
         (
             Field("epoch_start_ps", "i8", "the epoch at hand is [epoch_start_ps, epoch_end_ps), whole windows"),
-            Field("epoch_end_ps", "i8", "all planes have come so far when an epoch ends"),
+            Field(
+                "epoch_end_ps", "i8", "all domains have come so far when an epoch ends; NEVER: they run to their ends"
+            ),
             Field("epoch_windows", "i8", "windows in an epoch"),
             Field("defers", "i8", "1 if completions are handled at the end of an epoch, 0 if in time order"),
-            Field("epoch_open", "i8", "1 between the first and the last plane of an epoch"),
+            Field("epoch_open", "i8", "1 between the first and the last domain of an epoch"),
             Field("next_domain", "i8", "first domain that has not ended this epoch"),
-            Field(
-                "next_node", "i8", "first node of the domain not yet processed in its window, counted from its first"
-            ),
-            Field("window_start_ps", "i8", "of the domain at hand: its window is [window_start_ps, + 2**window_shift)"),
-            Field("in_flight", "i8", "of the domain at hand: arrivals and credits in inboxes"),
             Field("window_shift", "i8", "log2 of the window length in ps; the length is at most the least latency"),
             Field("wheel_mask", "i8", "windows in the wheel of inboxes, less one; a power of two less one"),
-            Field("puts_off", "i8", "1 if records can lie beyond the wheel: then they do not come in order"),
-            Field("num_nodes", "i8", "of all domains"),
-            Field("num_terminals", "i8", "the first nodes of each domain are its terminals"),
+            Field("num_channels", "i8", "of all domains"),
+            Field("num_terminals", "i8", ""),
             Field("num_domains", "i8", ""),
+            Field("num_messages", "i8", "rows of messages: parts has so many per plane"),
             Field("routing", "i8", "a Routing"),
             Field("max_payload_bytes", "i8", "payload of a full packet"),
             Field("message_overhead_ps", "i8", "wait of a share in its slot"),
             Field("limit_ps", "i8", "the run ends before this time"),
             Field("tasks_left", "i8", "tasks that have not ended"),
-            Field("delivered_packets", "i8", "packets ejected so far"),
-            Field("packet_latency_sum_ps", "i8", "over the packets of this slice; the driver drains it"),
-            Field("packet_latency_max_ps", "i8", "largest packet latency so far"),
-            Field("free_arrival_block", "i4", "head of the list of free arrival blocks"),
-            Field("num_free_arrival_blocks", "i4", "its length"),
-            Field("free_credit_block", "i4", "head of the list of free credit blocks"),
-            Field("num_free_credit_blocks", "i4", "its length"),
-            Field("free_packet", "i4", "head of the list of free packets"),
-            Field("num_free_packets", "i4", "its length"),
-            Field("free_share", "i4", "head of the list of free shares"),
+            Field("waits_left", "i8", "tasks that have not started, and messages that are not ready"),
             Field("free_timer", "i4", "head of the list of free timers"),
         ),
     ),
@@ -123,63 +116,95 @@ TABLES = (
         "domain_row",
         "planes that run together. Planes influence each other only through messages that become ready, and those are "
         "injected a message overhead later: so each plane is a domain and runs alone, its state in the cache, for an "
-        "epoch of at most that length. With an overhead of less than a window all planes are one domain",
+        "epoch of at most that length. With an overhead of less than a window all planes are one domain. A thread has "
+        "a domain to itself: what a domain writes in an epoch is its own",
         (
-            Field("window_start_ps", "i8", "its next window, while it is not at hand"),
-            Field("in_flight", "i8", "arrivals and credits in its inboxes, while it is not at hand"),
-            Field("first_node", "i4", "its nodes are consecutive: terminals, then switches"),
-            Field("num_nodes", "i4", ""),
+            Field("window_start_ps", "i8", "its window is [window_start_ps, + 2**window_shift)"),
+            Field("arriving", "i8", "packets in its inboxes"),
+            Field("next_place", "i8", "first place of the window that is to be looked at: terminals, then channels"),
+            Field("first_channel", "i8", "its channels are consecutive"),
+            Field("num_channels", "i8", ""),
+            Field("max_starts", "i8", "most packets that a place can start in one window"),
+            Field("first_key", "i8", "its part of the scratch tables"),
+            Field("hops", "i8", "packets started on its channels"),
+            Field("delivered_packets", "i8", "packets ejected"),
+            Field("packet_latency_sum_ps", "i8", "over the packets of this slice; the driver drains it"),
+            Field("packet_latency_max_ps", "i8", "largest packet latency so far"),
+            Field("first_latency", "i8", "its histogram: first row of latencies"),
+            Field("num_free_packets", "i8", "length of the list of free packets"),
+            Field("free_packet", "i4", "head of the list of free packets"),
+            Field("free_share", "i4", "head of the list of free shares"),
+            Field("sent_first", "i4", "parts that were sent in this epoch, a list"),
+            Field("sent_last", "i4", "the last of them"),
+            Field("complete_first", "i4", "parts whose last packet got its delivery time in this epoch, a list"),
+            Field("complete_last", "i4", "the last of them"),
         ),
     ),
     Table(
         "terminals",
         "terminal_row",
         "what a terminal is beside its channels",
-        (Field("first_timer", "i4", "its timers, a list in time order"),),
-    ),
-    Table(
-        "nodes",
-        "node_row",
-        "a switch, or a terminal's part in a domain",
         (
-            Field("wake_ps", "i8", "earliest time at which the node has work that no inbox announces"),
-            Field("first_output", "i4", "switch: its first output channel"),
-            Field("num_outputs", "i4", "switch: its output channels, consecutive"),
-            Field("first_injector", "i4", "terminal: its first injector"),
-            Field("num_injectors", "i4", "terminal: its injectors, consecutive"),
-            Field("route_row", "i4", "switch: first of its routes, one per terminal; like switches share them"),
-            Field("max_starts", "i4", "most packets that its channels can start in one window"),
+            Field("first_timer", "i4", "its timers, a list in time order"),
+            Field("recent_timer", "i4", "one of them near which the next is likely to come"),
+            Field("first_injector", "i4", "its injectors, where all planes are one domain"),
+            Field("num_injectors", "i4", ""),
         ),
     ),
     Table(
         "channels",
         "channel_row",
         "one direction of a link and the buffer at its downstream end",
-        # What a start touches comes first, what an arrival by the channel touches last: a cache line holds 64 bytes.
+        # Two cache lines of 64 bytes: what every look at the channel needs, then what a start adds.
         (
             Field("free_ps", "i8", "when the channel can start its next packet"),
             Field("room_bytes", "i8", "free buffer downstream as the sender knows it"),
             Field("latency_ps", "i8", "wire flight and downstream chip"),
-            Field("buffer_bytes", "i8", "capacity of the buffer"),
-            Field("credit_first", "i4", "credits usable in this window, in time order"),
+            Field("credit_first", "i4", "packets whose credits are on their way, in time order"),
             Field("credit_last", "i4", "the last of them"),
             Field("queue_first", "i4", "switch output: oldest packet that waits"),
             Field("queue_last", "i4", "switch output: youngest packet that waits"),
-            Field("target_node", "i4", "where it ends"),
-            Field("source_node", "i4", "where it starts"),
-            Field("serialization_row", "i4", "durations[row + payload] is the serialization"),
+            Field("blocked", "i4", "1 while a packet that could start has no room"),
             Field("injector", "i4", "the injector that feeds it, or NONE"),
+            Field("serialization_row", "i4", "durations[row + payload] is the serialization"),
+            Field("ejection_row", "i4", "durations[row + payload] is the ejection time"),
+            Field("route_row", "i4", "first route of the switch at its end, one per terminal; NONE: a terminal"),
+            Field("first_output", "i4", "first output channel of the switch at its end"),
+            Field("spray_counter", "i8", "next choice of packets that come in by this channel"),
+            Field("ejection_free_ps", "i8", "end of the last ejection from this channel"),
+            Field("packets", "i8", "recorded: packets carried"),
             Field("busy_ps", "i8", "recorded: sum of serialization"),
             Field("wire_bytes", "i8", "recorded: bytes carried"),
-            Field("packets", "i8", "recorded: packets carried"),
             Field("credit_stall_ps", "i8", "recorded: time lost waiting for room"),
-            Field("peak_occupancy_bytes", "i8", "recorded: most of the buffer in use just after a start"),
-            Field("spray_counter", "i8", "next choice of packets that come in by this channel"),
-            Field("tie_key", "i8", "H(seed, 1, place)"),
-            Field("ejection_free_ps", "i8", "end of the last ejection from this channel"),
-            Field("injection_row", "i4", "durations[row + payload] is the injection time"),
-            Field("ejection_row", "i4", "durations[row + payload] is the ejection time"),
-            Field("place", "i4", "its number in its plane"),
+            Field("least_room_bytes", "i8", "recorded: least room just after a start"),
+            Field("tie_key", "u4", "H(seed, 1, place)"),
+            Field("first_part", "i4", "parts of its plane: first row of parts"),
+        ),
+    ),
+    Table(
+        "wakes",
+        "wake_row",
+        "per channel; apart from the channels because every window searches them all",
+        (Field("wake_ps", "i8", "when the sender has work that no inbox announces"),),
+    ),
+    Table(
+        "inboxes",
+        "inbox_row",
+        "what reaches a switch output in one window of the wheel: row (window & wheel_mask) * num_channels + channel",
+        (Field("packet", "i4", "a list, the newest first"),),
+    ),
+    Table(
+        "packets",
+        "packet_row",
+        "packets in the buffer at the end of a channel, from the start on that channel until the credit is taken",
+        (
+            Field("time_ps", "i8", "head arrival; once started on the next channel: when the credit is usable"),
+            Field("injected_ps", "i8", "start on the first channel"),
+            Field("message", "i4", "its message; once started: the packet before it among the credits"),
+            Field("channel", "i4", "the channel that it came by, whose room it holds"),
+            Field("next", "i4", "next packet of the inbox, the queue, the credits or the free list"),
+            Field("destination", "u2", "terminal"),
+            Field("payload_bytes", "u2", ""),
         ),
     ),
     Table(
@@ -201,70 +226,16 @@ TABLES = (
         (Field("output", "i4", "counted from the first output of the switch"),),
     ),
     Table(
-        "inboxes",
-        "inbox_row",
-        "what reaches a node in one window of the wheel: row (window & wheel_mask) * num_nodes + node",
-        (
-            Field("first_arrival_block", "i4", "arrivals: a list of blocks"),
-            Field("last_arrival_block", "i4", "the block that is being filled"),
-            Field("num_arrivals", "i4", "records in the list"),
-            Field("first_credit_block", "i4", "credits: a list of blocks"),
-            Field("last_credit_block", "i4", "the block that is being filled"),
-            Field("num_credits", "i4", "records in the list"),
-        ),
-    ),
-    Table(
-        "arrivals",
-        "arrival_row",
-        "a packet whose head reaches a node; it carries all that a switch needs",
-        (
-            Field("time_ps", "i8", "head arrival"),
-            Field("injected_ps", "i8", "start on the first channel"),
-            Field("message", "i4", ""),
-            Field("channel", "i4", "the channel that it came by"),
-            Field("flow", "u4", "H(seed, 2, source, destination)"),
-            Field("destination", "u2", "terminal"),
-            Field("payload_bytes", "u2", ""),
-        ),
-    ),
-    Table("arrival_blocks", "arrival_block_row", "arrivals come in blocks", (Field("next", "i4", "next block"),)),
-    Table(
-        "credits",
-        "credit_row",
-        "room that comes back to the sender of a channel",
-        (
-            Field("time_ps", "i8", "when it is usable"),
-            Field("channel", "i4", ""),
-            Field("bytes", "i4", ""),
-            Field("next", "i4", "next credit of the channel in this window, in time order"),
-        ),
-    ),
-    Table("credit_blocks", "credit_block_row", "credits come in blocks", (Field("next", "i4", "next block"),)),
-    Table(
-        "packets",
-        "packet_row",
-        "packets that wait at a switch output",
-        (
-            Field("earliest_ps", "i8", "e: the channel may not start the packet before"),
-            Field("injected_ps", "i8", "start on the first channel"),
-            Field("message", "i4", ""),
-            Field("channel", "i4", "the channel that it came by"),
-            Field("flow", "u4", ""),
-            Field("destination", "u2", ""),
-            Field("payload_bytes", "u2", ""),
-            Field("next", "i4", "next packet of the queue, or of the free list"),
-        ),
-    ),
-    Table(
         "injectors",
         "injector_row",
-        "the server of one injection channel; numbered by domain, terminal, bundle",
+        "the server of one injection channel",
         (
             Field("wait_end_ps", "i8", "end of the first wait of its shares, NEVER without one"),
             Field("channel", "i4", ""),
-            Field("node", "i4", ""),
+            Field("domain", "i4", ""),
             Field("bundle", "i4", ""),
             Field("position", "i4", "of its plane in the bundle"),
+            Field("injection_row", "i4", "durations[row + payload] is the injection time"),
             Field("fresh_slots", "i4", "slots that were never taken"),
             Field("freed_first", "i4", "shares that have left their slots, in the order of the time they did"),
             Field("freed_last", "i4", "the last of them"),
@@ -273,14 +244,7 @@ TABLES = (
             Field("ring_last", "i4", "the back of the ring"),
             Field("waiting_first", "i4", "shares in slots that still wait, in the order of their slots"),
             Field("waiting_last", "i4", "the last of them"),
-            Field("blocked", "i4", "1 while a share that no longer waits has no room"),
         ),
-    ),
-    Table(
-        "wakes",
-        "wake_row",
-        "per injector; apart from the injectors because a terminal searches its least one per packet",
-        (Field("wake_ps", "i8", "when the injector has to be looked at"),),
     ),
     Table(
         "bundles",
@@ -304,7 +268,6 @@ TABLES = (
             Field("until_ps", "i8", "in use: end of the message overhead; afterwards: since when the slot is free"),
             Field("bytes_left", "i8", "not yet injected"),
             Field("joined", "i8", "twice the time at which it went to the back of the ring, + 1 if it was served then"),
-            Field("flow", "i8", ""),
             Field("message", "i4", ""),
             Field("destination", "i4", ""),
             Field("started", "i4", "1 after its first packet"),
@@ -320,6 +283,7 @@ TABLES = (
             Field("kind", "i4", "a TimerKind"),
             Field("subject", "i4", "a task or a message"),
             Field("next", "i4", "next timer of the terminal, or of the free list"),
+            Field("previous", "i4", "the timer of the terminal before it"),
         ),
     ),
     Table(
@@ -331,7 +295,6 @@ TABLES = (
             Field("first_injection_ps", "i8", "recorded: start of the first packet"),
             Field("sent_ps", "i8", "end of the injection time of the last packet"),
             Field("complete_ps", "i8", "recorded: last delivery"),
-            Field("packets_left", "i8", "not yet delivered"),
             Field("share_bytes", "i8", "each share is cut and timed as this many; 0: the message makes no packet"),
             Field("flow", "i8", "H(seed, 2, source, destination)"),
             Field("source", "i4", "terminal"),
@@ -340,6 +303,7 @@ TABLES = (
             Field("target_task", "i4", ""),
             Field("waiting", "i4", "waits that are not over: its task's start and messages"),
             Field("shares_left", "i4", "not yet sent"),
+            Field("parts_left", "i4", "shares that are not yet complete"),
             Field("num_shares", "i4", "planes that it uses"),
             Field("first_plane", "i4", "position in the bundle of its first share"),
             Field("bundle", "i4", ""),
@@ -349,6 +313,25 @@ TABLES = (
             Field("after_complete_first", "i4", "followers released when it is complete"),
             Field("after_complete_count", "i4", ""),
         ),
+    ),
+    Table(
+        "parts",
+        "part_row",
+        "the share of a message on one plane: row plane * num_messages + message. Written by the plane's domain, and "
+        "read when the epoch has ended",
+        (
+            Field("first_injection_ps", "i8", "start of its first packet"),
+            Field("sent_ps", "i8", "end of the injection time of its last packet"),
+            Field("complete_ps", "i8", "its last delivery"),
+            Field("next_sent", "i4", "next part of the domain's list"),
+            Field("next_complete", "i4", "next part of the domain's list"),
+        ),
+    ),
+    Table(
+        "counts",
+        "count_row",
+        "by row of parts; apart because each delivery counts",
+        (Field("packets_left", "i4", "not yet delivered"),),
     ),
     Table("followers", "follower_row", "messages that wait for messages", (Field("message", "i4", ""),)),
     Table(
@@ -376,10 +359,10 @@ TABLES = (
     Table(
         "latencies",
         "latency_row",
-        "histogram of packet latencies: bucket v for v < 256 ps, else shift * 128 + (v >> shift)",
+        "histogram of packet latencies, one per domain: bucket v for v < 256 ps, else shift * 128 + (v >> shift)",
         (Field("packets", "i8", ""),),
     ),
-    Table("keys", "key_row", "scratch: sort keys of one node's arrivals", (Field("key", "i8", ""),)),
+    Table("keys", "key_row", "scratch: sort keys of the packets that reach an output", (Field("key", "i8", ""),)),
     Table("swap", "swap_row", "scratch of the sort", (Field("key", "i8", ""),)),
 )
 
@@ -394,24 +377,21 @@ class State(NamedTuple):
     clock: Rows
     domains: Rows
     terminals: Rows
-    nodes: Rows
     channels: Rows
+    wakes: Rows
+    inboxes: Rows
+    packets: Rows
     durations: Rows
     routes: Rows
     candidates: Rows
-    inboxes: Rows
-    arrivals: Rows
-    arrival_blocks: Rows
-    credits: Rows
-    credit_blocks: Rows
-    packets: Rows
     injectors: Rows
-    wakes: Rows
     bundles: Rows
     members: Rows
     shares: Rows
     timers: Rows
     messages: Rows
+    parts: Rows
+    counts: Rows
     followers: Rows
     tasks: Rows
     sends: Rows
@@ -431,10 +411,9 @@ _HEADER = """\
 
 def c_header() -> str:
     """Return the text of ``csrc/state.h``: constants, codes, one struct per table, the state."""
-    lines = [_HEADER, f"#define NONE ({NONE})", f"#define BLOCK_SHIFT {BLOCK_SHIFT}", f"#define BLOCK {BLOCK}"]
-    lines += [f"#define LATENCY_SHIFT {LATENCY_SHIFT}", f"#define LATENCY_BUCKETS {LATENCY_BUCKETS}"]
-    lines += [f"#define NEVER {NEVER}", ""]
-    enums: tuple[Any, ...] = (Code, TimerKind, Routing)
+    lines = [_HEADER, f"#define NONE ({NONE})", f"#define NEVER {NEVER}"]
+    lines += [f"#define LATENCY_SHIFT {LATENCY_SHIFT}", f"#define LATENCY_BUCKETS {LATENCY_BUCKETS}", ""]
+    enums: tuple[Any, ...] = (Code, Part, TimerKind, Routing)
     for enum in enums:
         lines.append("enum {")
         lines += [f"    {enum.__name__.upper()}_{member.name} = {member.value}," for member in enum]

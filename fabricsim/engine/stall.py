@@ -17,10 +17,10 @@ def describe_stall(state: State, network: Network, schedule: Schedule) -> str:
     blocked = first_blocked(state)
     if blocked is not None:
         channel, message, wire_bytes = blocked
-        row = state.channels[channel]
+        room_bytes, buffer_bytes = state.channels["room_bytes"][channel], network.channels.buffer_bytes[channel]
         return head + (
             f"{name_message(schedule, message)} waits at channel {network.channel_name(channel)}: its next packet "
-            f"needs {wire_bytes} B of credit, {row['room_bytes']} B of the {row['buffer_bytes']} B buffer are free, "
+            f"needs {wire_bytes} B of credit, {room_bytes} B of the {buffer_bytes} B buffer are free, "
             "and no credit is under way"
         )
     tasks = state.tasks
@@ -42,10 +42,10 @@ def first_blocked(state: State) -> tuple[int, int, int] | None:
     for channel in np.flatnonzero(channels["queue_first"] != NONE):
         packet = state.packets[channels["queue_first"][channel]]
         return int(channel), int(packet["message"]), int(durations[packet["payload_bytes"]])
-    for injector in np.flatnonzero(state.injectors["blocked"] == 1):
-        share = state.shares[state.injectors["ring_first"][injector]]
+    for channel in np.flatnonzero(channels["blocked"] == 1):
+        share = state.shares[state.injectors["ring_first"][channels["injector"][channel]]]
         payload = min(int(share["bytes_left"]), int(state.clock["max_payload_bytes"][0]))
-        return int(state.injectors["channel"][injector]), int(share["message"]), int(durations[payload])
+        return int(channel), int(share["message"]), int(durations[payload])
     return None
 
 

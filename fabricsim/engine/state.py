@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine.hashing import FIRST_PLANE, FLOW, TIE, hash_words
-from fabricsim.engine.layout import BLOCK, DTYPES, LATENCY_BUCKETS, NEVER, NONE, Code, Routing, Rows, State, TimerKind
+from fabricsim.engine.layout import DTYPES, LATENCY_ROWS, NEVER, NONE, Routing, Rows, State, TimerKind
 from fabricsim.fabrics.network import Channels, Network
 from fabricsim.workloads.schedule import Schedule
 
@@ -26,9 +26,16 @@ MAX_EPOCH_WINDOWS = 16
 MAX_WINDOW_SHIFT = 22
 
 
+#: Rows that fill cache lines must begin with one [bytes].
+CACHE_LINE = 64
+
+
 def rows(name: str, count: int) -> Rows:
-    """Return a zeroed table of *count* rows; at least one, so that its address is valid."""
-    return np.zeros(max(1, count), DTYPES[name])
+    """Return a zeroed table of *count* rows from the begin of a cache line on; at least one, for a valid address."""
+    size = max(1, count) * DTYPES[name].itemsize
+    raw = np.zeros(size + CACHE_LINE, np.uint8)
+    begin = -raw.ctypes.data % CACHE_LINE
+    return raw[begin : begin + size].view(DTYPES[name])
 
 
 def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed: int) -> State:
@@ -39,105 +46,101 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     messages, shortest = message_rows(network, schedule, terminal_of_rank, seed)
     durations = Durations(network)
     shift = min(MAX_WINDOW_SHIFT, int(network.channels.latency_ps.min()).bit_length() - 1)
-    numbering = Numbering(network, shift)
-    channels, injectors, bundles, members = channel_rows(network, numbering, durations, seed)
+    overhead_windows = network.endpoint.message_overhead_ps >> shift
+    defers = overhead_windows > 0
+    channels, injectors, bundles, members = channel_rows(network, durations, defers, seed)
     tasks, sends, successors, timers = task_rows(network, schedule, messages, terminal_of_rank)
     followers = follower_rows(schedule, messages)
 
     clock = rows("clock", 1)
     clock["window_shift"] = shift
-    clock["epoch_windows"] = numbering.epoch_windows
-    clock["defers"] = numbering.defers
-    clock["num_nodes"] = numbering.num_nodes
-    clock["num_domains"] = len(numbering.domains)
+    clock["epoch_windows"] = min(overhead_windows, MAX_EPOCH_WINDOWS) if defers else MAX_EPOCH_WINDOWS
+    clock["defers"] = defers
+    clock["num_channels"] = len(channels)
     clock["num_terminals"] = network.num_terminals
+    clock["num_messages"] = len(messages)
     clock["routing"] = Routing[network.routing.upper()]
     clock["max_payload_bytes"] = network.packet.max_payload_bytes
     clock["message_overhead_ps"] = network.endpoint.message_overhead_ps
     clock["limit_ps"] = LIMIT_PS
     clock["tasks_left"] = len(schedule.tasks)
+    clock["waits_left"] = len(schedule.tasks) + len(schedule.messages)
 
-    needed = windows_ahead(network, durations, shift)
+    # A start less than a window's end announces a head one latency later.
+    needed = (int(network.channels.latency_ps.max()) >> shift) + 2
     wheel = 1 << (min(needed, MAX_WHEEL_WINDOWS) - 1).bit_length()
     clock["wheel_mask"] = wheel - 1
-    clock["puts_off"] = wheel < needed
-    inboxes = rows("inboxes", wheel * numbering.num_nodes)
+    inboxes = rows("inboxes", wheel * len(channels))
+    inboxes["packet"] = NONE
+
+    channels["first_part"] = network.channels.plane.astype(np.int64) * len(messages)
+    routes, candidates, route_row, first_output = route_rows(network)
+    at_switch = network.channels.target_node >= network.num_terminals
+    switch = network.channels.target_node[at_switch] - network.num_terminals
+    channels["route_row"] = NONE
+    channels["route_row"][at_switch] = route_row[switch]
+    channels["first_output"][at_switch] = first_output[switch]
+
+    terminals = rows("terminals", network.num_terminals)
+    if not defers:
+        source = network.channels.source_node[injectors["channel"]]
+        terminals["first_injector"], terminals["num_injectors"] = ranges(source, network.num_terminals)
+    clock["free_timer"] = chain_timers(network, timers, tasks, terminals)
 
     starts = starts_per_window(durations.at(channels["serialization_row"], shortest), shift)
-    nodes = node_rows(numbering, channels, injectors, starts)
-    routes, candidates = route_rows(network, numbering, nodes)
-    terminals = rows("terminals", network.num_terminals)
-    terminals["first_timer"], wake_ps, clock["free_timer"] = chain_timers(network, timers, tasks)
-    if not numbering.defers:
-        nodes["wake_ps"][: network.num_terminals] = wake_ps
-
-    num_shares = min(int(messages["num_shares"].sum()), network.endpoint.slots * len(injectors))
-    shares = rows("shares", num_shares)
-    shares["next"] = chain(0, len(shares))
-    wakes = rows("wakes", len(injectors))
+    domains = domain_rows(network, terminals, injectors, starts, defers)
+    clock["num_domains"] = len(domains)
+    injectors["domain"] = network.channels.plane[injectors["channel"]] if defers else 0
+    shares = share_rows(network, domains, injectors, int(np.count_nonzero(messages["share_bytes"])))
+    parts, counts = part_rows(network, messages)
+    wakes = rows("wakes", len(channels))
     wakes["wake_ps"] = NEVER
 
-    # Every node can finish its first window; the driver doubles what turns out too small.
-    scratch = int(np.bincount(channels["target_node"], weights=starts).max())
-    arrivals_bound = int(nodes["max_starts"].max()) + numbering.num_nodes
+    scratch = int(domains["first_key"][-1]) + scratch_rows(network, starts)
     state = State(
         clock=clock,
-        domains=numbering.domains,
+        domains=domains,
         terminals=terminals,
-        nodes=nodes,
         channels=channels,
+        wakes=wakes,
+        inboxes=inboxes,
+        packets=rows("packets", 0)[:0],
         durations=durations.table(),
         routes=routes,
         candidates=candidates,
-        inboxes=inboxes,
-        arrivals=rows("arrivals", 0),
-        arrival_blocks=np.zeros(0, DTYPES["arrival_blocks"]),
-        credits=rows("credits", 0),
-        credit_blocks=np.zeros(0, DTYPES["credit_blocks"]),
-        packets=np.zeros(0, DTYPES["packets"]),
         injectors=injectors,
-        wakes=wakes,
         bundles=bundles,
         members=members,
         shares=shares,
         timers=timers,
         messages=messages,
+        parts=parts,
+        counts=counts,
         followers=followers,
         tasks=tasks,
         sends=sends,
         successors=successors,
-        latencies=rows("latencies", LATENCY_BUCKETS * 64),
+        latencies=rows("latencies", LATENCY_ROWS * len(domains)),
         keys=rows("keys", scratch),
         swap=rows("swap", scratch),
     )
-    clock["free_arrival_block"] = clock["free_credit_block"] = clock["free_packet"] = NONE
-    state = grow(state, Code.ARRIVALS_FULL, arrivals_bound)
-    state = grow(state, Code.CREDITS_FULL, 2 * arrivals_bound)
-    return grow(state, Code.PACKETS_FULL, arrivals_bound)
+    # Every place can finish its first window; the driver doubles what turns out too small.
+    for domain in range(len(domains)):
+        state = grow(state, domain, int(domains["max_starts"][domain] + domains["num_channels"][domain]))
+    return state
 
 
-def grow(state: State, code: Code, at_least: int = 0) -> State:
-    """Return the state with the table that *code* asks for doubled, or *at_least* so many rows larger."""
-    clock = state.clock
-    if code == Code.PACKETS_FULL:
-        old = len(state.packets)
-        more = max(old, at_least)
-        packets = np.concatenate([state.packets, np.zeros(more, DTYPES["packets"])])
-        packets["next"][old:] = chain(old, more, int(clock["free_packet"][0]))
-        clock["free_packet"] = old
-        clock["num_free_packets"] += more
-        return state._replace(packets=packets)
-    kind = "arrival" if code == Code.ARRIVALS_FULL else "credit"
-    blocks = getattr(state, f"{kind}_blocks")
-    old = len(blocks)
-    more = max(old, at_least)
-    fresh = np.zeros(more, blocks.dtype)
-    fresh["next"] = chain(old, more, int(clock[f"free_{kind}_block"][0]))
-    records = np.zeros((old + more) * BLOCK, DTYPES[f"{kind}s"])
-    records[: old * BLOCK] = getattr(state, f"{kind}s")[: old * BLOCK]
-    clock[f"free_{kind}_block"] = old
-    clock[f"num_free_{kind}_blocks"] += more
-    return state._replace(**{f"{kind}_blocks": np.concatenate([blocks, fresh]), f"{kind}s": records})
+def grow(state: State, domain: int, at_least: int = 0) -> State:
+    """Return the state with the packets of a domain doubled, or *at_least* so many more."""
+    row = state.domains[domain]
+    old = len(state.packets)
+    more = max(old // len(state.domains), at_least)
+    packets = rows("packets", old + more)
+    packets[:old] = state.packets
+    packets["next"][old:] = chain(old, more, int(row["free_packet"]))
+    row["free_packet"] = old
+    row["num_free_packets"] += more
+    return state._replace(packets=packets)
 
 
 def chain(first: int, count: int, end: int = NONE) -> Int32:
@@ -224,69 +227,29 @@ class Durations:
         return column("durations", "value", np.concatenate(self._rows))
 
 
-class Numbering:
-    """How nodes are numbered: domain by domain, in each one first all terminals, then its switches.
-
-    A plane is a domain of its own where the message overhead lasts at least a window (see the table ``domains``).
-    """
-
-    def __init__(self, network: Network, shift: int) -> None:
-        channels, terminals = network.channels, network.num_terminals
-        overhead_windows = network.endpoint.message_overhead_ps >> shift
-        self.defers = overhead_windows > 0
-        self.epoch_windows = min(overhead_windows, MAX_EPOCH_WINDOWS) if self.defers else MAX_EPOCH_WINDOWS
-        num_domains = network.num_planes if self.defers else 1
-        domain = channels.plane if self.defers else np.zeros_like(channels.plane)
-        switch_domain = np.zeros(network.num_switches, np.int32)
-        leaves_switch = channels.source_node >= terminals
-        switch_domain[channels.source_node[leaves_switch] - terminals] = domain[leaves_switch]
-
-        first_switch, num_switches = ranges(np.sort(switch_domain), num_domains)
-        self.domains = rows("domains", len(num_switches))
-        self.domains["num_nodes"] = terminals + num_switches
-        self.domains["first_node"] = np.cumsum(self.domains["num_nodes"]) - self.domains["num_nodes"]
-        self.num_nodes = int(self.domains["num_nodes"].sum())
-        order = np.argsort(switch_domain, kind="stable")
-        place = np.empty(network.num_switches, np.int64)
-        place[order] = np.arange(network.num_switches) - first_switch[switch_domain[order]]
-        self.switch_node = self.domains["first_node"][switch_domain] + terminals + place
-        self.source_node = self._renumber(channels.source_node, domain, terminals)
-        self.target_node = self._renumber(channels.target_node, domain, terminals)
-
-    def _renumber(self, node: Int32, domain: Int32, terminals: int) -> Int64:
-        at_switch = node >= terminals
-        renumbered = self.domains["first_node"][domain] + node.astype(np.int64)
-        renumbered[at_switch] = self.switch_node[node[at_switch] - terminals]
-        return renumbered
-
-
-def channel_rows(
-    network: Network, numbering: Numbering, durations: Durations, seed: int
-) -> tuple[Rows, Rows, Rows, Rows]:
+def channel_rows(network: Network, durations: Durations, defers: bool, seed: int) -> tuple[Rows, Rows, Rows, Rows]:
     """Return the tables of channels, injectors, bundles and members."""
     source = network.channels
     channels = rows("channels", len(source))
-    channels["room_bytes"] = channels["buffer_bytes"] = source.buffer_bytes
+    channels["room_bytes"] = channels["least_room_bytes"] = source.buffer_bytes
     channels["latency_ps"] = source.latency_ps
     channels["spray_counter"] = network.spray_start
     channels["tie_key"] = hash_words(seed, TIE, source.place.astype(np.int64))
-    channels["source_node"], channels["target_node"] = numbering.source_node, numbering.target_node
-    channels["place"] = source.place
-    for name in ("serialization_row", "injection_row", "ejection_row"):
-        channels[name] = getattr(durations, name)
+    channels["serialization_row"], channels["ejection_row"] = durations.serialization_row, durations.ejection_row
     for name in ("injector", "queue_first", "queue_last", "credit_first", "credit_last"):
         channels[name] = NONE
 
     num_bundles = len(network.bundle_first) - 1
     size = np.diff(network.bundle_first)
     bundle = np.repeat(np.arange(num_bundles), size)
-    node = channels["source_node"][network.bundle_channels]
-    order = np.lexsort((bundle, node))
+    channel = network.bundle_channels
+    # In the order in which a window comes by them: of the channels; of the terminals where all planes are one domain.
+    order = np.argsort(channel) if defers else np.lexsort((channel, source.source_node[channel]))
     injectors = rows("injectors", len(order))
-    injectors["channel"] = network.bundle_channels[order]
-    injectors["node"] = node[order]
+    injectors["channel"] = channel[order]
     injectors["bundle"] = bundle[order]
     injectors["position"] = order - network.bundle_first[bundle[order]]
+    injectors["injection_row"] = durations.injection_row[injectors["channel"]]
     injectors["fresh_slots"] = network.endpoint.slots
     injectors["wait_end_ps"] = NEVER
     for name in (
@@ -310,20 +273,45 @@ def channel_rows(
     return channels, injectors, bundles, column("members", "injector", channels["injector"][network.bundle_channels])
 
 
-def node_rows(numbering: Numbering, channels: Rows, injectors: Rows, starts: Int64) -> Rows:
-    """Return the table of nodes; *starts* is the most packets that each channel can start in a window."""
-    count = numbering.num_nodes
-    nodes = rows("nodes", count)
-    nodes["wake_ps"] = NEVER
-    source = channels["source_node"]
-    first = np.full(count, len(channels))
-    np.minimum.at(first, source, np.arange(len(channels)))
-    switch = numbering.switch_node
-    nodes["first_output"][switch] = first[switch]
-    nodes["num_outputs"][switch] = np.bincount(source, minlength=count)[switch]
-    nodes["first_injector"], nodes["num_injectors"] = ranges(injectors["node"], count)
-    nodes["max_starts"] = np.bincount(source, weights=starts, minlength=count)
-    return nodes
+def domain_rows(network: Network, terminals: Rows, injectors: Rows, starts: Int64, defers: bool) -> Rows:
+    """Return the table of domains; *starts* is the most packets that each channel can start in a window."""
+    plane = network.channels.plane
+    domains = rows("domains", network.num_planes if defers else 1)
+    count = len(domains)
+    domains["first_channel"], domains["num_channels"] = ranges(plane if defers else np.zeros_like(plane), count)
+    domains["max_starts"] = np.maximum.reduceat(starts, domains["first_channel"])
+    if not defers:
+        at_terminal = np.bincount(network.channels.source_node, weights=starts)[: network.num_terminals]
+        domains["max_starts"] = max(int(starts.max()), int(at_terminal.max()))
+    domains["first_key"] = np.arange(count) * scratch_rows(network, starts)
+    domains["first_latency"] = np.arange(count) * LATENCY_ROWS
+    for name in ("free_packet", "free_share", "sent_first", "sent_last", "complete_first", "complete_last"):
+        domains[name] = NONE
+    return domains
+
+
+def scratch_rows(network: Network, starts: Int64) -> int:
+    """Return the most packets that can reach one switch output in a window: all that start towards the switch."""
+    return int(np.bincount(network.channels.target_node, weights=starts).max())
+
+
+def share_rows(network: Network, domains: Rows, injectors: Rows, num_messages: int) -> Rows:
+    """Return the table of shares, linked to the free lists of the domains: a row per slot, or message if fewer move."""
+    slots = network.endpoint.slots * np.bincount(injectors["domain"], minlength=len(domains))
+    counts = np.minimum(slots, max(1, num_messages * (1 if len(domains) > 1 else network.num_planes)))
+    shares = rows("shares", int(counts.sum()))
+    first = np.cumsum(counts) - counts
+    for domain in range(len(domains)):
+        domains["free_share"][domain] = first[domain]
+        shares["next"][first[domain] : first[domain] + counts[domain]] = chain(int(first[domain]), int(counts[domain]))
+    return shares
+
+
+def part_rows(network: Network, messages: Rows) -> tuple[Rows, Rows]:
+    """Return the tables of parts and counts."""
+    packets = -(-messages["share_bytes"] // network.packet.max_payload_bytes)
+    counts = column("counts", "packets_left", np.tile(packets, network.num_planes))
+    return rows("parts", len(counts)), counts
 
 
 def starts_per_window(duration_ps: Int64, shift: int) -> Int64:
@@ -335,32 +323,19 @@ def starts_per_window(duration_ps: Int64, shift: int) -> Int64:
     return starts
 
 
-def windows_ahead(network: Network, durations: Durations, shift: int) -> int:
-    """Return how many windows ahead of its window a node can announce something.
-
-    An arrival is announced one latency ahead, a credit one serialization and one latency. Where the ejection is slower
-    than the wire, the buffer fills and a credit is known when all before it are ejected.
-    """
-    wires = network.channels
-    serialization_ps = durations.at(durations.serialization_row, durations.length - 1)
-    # Ceilings, and one more for the rounding of each packet: the buffer holds at most one packet per byte.
-    wire_ps = -(-wires.ps_per_byte_num // wires.ps_per_byte_den)
-    payload_ps = -(-wires.ejection_ps_per_byte_num // wires.ejection_ps_per_byte_den)
-    backlog_ps = (np.maximum(wire_ps, payload_ps) + 1) * wires.buffer_bytes
-    slower = durations.ejection_row != durations.serialization_row
-    ahead_ps = int(wires.latency_ps.max()) + int(np.where(slower, backlog_ps, serialization_ps).max())
-    return (ahead_ps >> shift) + 3
-
-
-def route_rows(network: Network, numbering: Numbering, nodes: Rows) -> tuple[Rows, Rows]:
-    """Return the tables of routes and candidates, and enter each switch's first route into *nodes*.
+def route_rows(network: Network) -> tuple[Rows, Rows, Int64, Int64]:
+    """Return the tables of routes and candidates, and per switch its first row of routes and its first output channel.
 
     Counted from the first output of the switch the routes of many switches are the same, such as those of all planes;
     sharing them keeps the table in the cache.
     """
     switches = network.num_switches
     if switches == 0:
-        return rows("routes", 0), rows("candidates", 0)
+        return rows("routes", 0), rows("candidates", 0), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    # The outputs of a switch are consecutive.
+    first_output = np.full(network.num_nodes, len(network.channels))
+    np.minimum.at(first_output, network.channels.source_node, np.arange(len(network.channels)))
+    first_output = first_output[network.num_terminals :]
     # Distinct candidate lists first: a switch has far fewer of them than destinations.
     pair = (network.route_first.astype(np.int64) << 32) | network.route_count
     _, where, pair = np.unique(pair.reshape(-1), return_index=True, return_inverse=True)
@@ -369,18 +344,17 @@ def route_rows(network: Network, numbering: Numbering, nodes: Rows) -> tuple[Row
     count = network.route_count.reshape(-1)[where]
     k = np.arange(count.max())
     place = np.minimum(first[:, None] + k, len(network.candidates) - 1)
-    first_output = nodes["first_output"][numbering.switch_node]
     outputs = np.where(k < count[:, None], network.candidates[place] - first_output[switch, None], NONE)
     lists, which = np.unique(outputs, axis=0, return_inverse=True)
     by_switch = which.reshape(-1)[pair.reshape(switches, -1)]
     kinds, kind = np.unique(by_switch, axis=0, return_inverse=True)
-    nodes["route_row"][numbering.switch_node] = kind.reshape(-1) * network.num_terminals
+    route_row = kind.reshape(-1).astype(np.int64) * network.num_terminals
 
     length = np.count_nonzero(lists != NONE, axis=1)
     routes = rows("routes", kinds.size)
     routes["first"] = (np.cumsum(length) - length)[kinds.reshape(-1)]
     routes["count"] = length[kinds.reshape(-1)]
-    return routes, column("candidates", "output", lists[lists != NONE])
+    return routes, column("candidates", "output", lists[lists != NONE]), route_row, first_output
 
 
 # --- work ----------------------------------------------------------------------------------------------------------
@@ -411,12 +385,11 @@ def message_rows(network: Network, schedule: Schedule, terminal_of_rank: Int32, 
 
     messages["ready_ps"] = messages["complete_ps"] = NONE
     messages["first_injection_ps"] = NEVER
-    messages["packets_left"] = packets * num_shares
     messages["share_bytes"] = share_bytes
     messages["flow"] = hash_words(seed, FLOW, src, dst)
     messages["source"], messages["destination"] = src, dst
     messages["source_task"], messages["target_task"] = source.source_task, source.target_task
-    messages["shares_left"] = messages["num_shares"] = num_shares
+    messages["shares_left"] = messages["parts_left"] = messages["num_shares"] = num_shares
     messages["first_plane"] = np.where(num_shares < planes, first_plane % planes, 0)
     messages["bundle"] = bundle
     messages["next_ready"] = NONE
@@ -482,24 +455,20 @@ def task_rows(
     return tasks, column("sends", "message", by_source), column("successors", "task", task[order]), timers
 
 
-def chain_timers(network: Network, timers: Rows, tasks: Rows) -> tuple[Int32, Int64, int]:
-    """Link the timers in use to their terminals in time order, the others to the free list.
-
-    Return per terminal its first timer (int32) and that timer's time (int64, NEVER without one), and the free list's
-    head.
-    """
+def chain_timers(network: Network, timers: Rows, tasks: Rows, terminals: Rows) -> int:
+    """Link the timers in use to their *terminals* in time order, the others to the free list; return its head."""
     used = np.flatnonzero(timers["kind"] != NONE)
     terminal = tasks["terminal"][timers["subject"][used]]
     order = used[np.lexsort((timers["time_ps"][used], terminal))]
     terminal = np.sort(terminal)
     last = np.ones(len(order), np.bool_)
     last[:-1] = terminal[:-1] != terminal[1:]
+    first = np.roll(last, 1)
     timers["next"][order] = np.where(last, NONE, np.roll(order, -1))
-    heads = order[np.flatnonzero(np.roll(last, 1))]
+    timers["previous"][order] = np.where(first, NONE, np.roll(order, 1))
 
-    first_timer = np.full(network.num_terminals, NONE, np.int32)
-    wake_ps = np.full(network.num_terminals, NEVER, np.int64)
-    first_timer[np.unique(terminal)] = heads
-    wake_ps[np.unique(terminal)] = timers["time_ps"][heads]
+    terminals["first_timer"] = NONE
+    terminals["first_timer"][terminal[first]] = order[first]
+    terminals["recent_timer"] = terminals["first_timer"]
     timers["next"][len(used) :] = chain(len(used), len(timers) - len(used))
-    return first_timer, wake_ps, len(used) if len(used) < len(timers) else NONE
+    return len(used) if len(used) < len(timers) else NONE

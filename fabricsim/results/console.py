@@ -93,7 +93,7 @@ def run_answer(results: Sequence[Result]) -> RenderableType:
         ("size", "B"), ("time", "us"), ("algbw", "GB/s"), ("busbw", "GB/s"), ("lower bound", "us"), ("efficiency", "%")
     )
     for result in results:
-        for row in result.ops.to_pylist():
+        for row in result.op_rows:
             table.add_row(
                 f"{row['size_bytes']:,}",
                 _us(row["time_ps"]),
@@ -106,7 +106,8 @@ def run_answer(results: Sequence[Result]) -> RenderableType:
         Text(
             f"{operation.op} ({operation.algorithm}) over {len(operation.ranks)} ranks on {_fabric(first)}\n"
             f"{_settings(first)}\n"
-            f"kernel {first.record.kernel} ({first.record.kernel_reason}), seed {first.info.seed}"
+            f"kernel {first.record.kernel} ({first.record.kernel_reason}), seed {first.info.seed}\n"
+            + "\n".join(dict.fromkeys(map(_folding, results)))
         ),
         table,
         Text(bottleneck(results[-1])),
@@ -276,11 +277,12 @@ def _replay_header(result: Result) -> Text:
 
 
 def _run_header(result: Result) -> Text:
-    record, engine_ps = result.record, round(result.record.engine_s * PS_PER_S)
+    record, info, engine_ps = result.record, result.info, round(result.record.engine_s * PS_PER_S)
     return Text(
         f"{_fabric(result)}: {format_time(result.simulated_time_ps)} simulated\n"
         f"  {_settings(result)}\n"
-        f"  {record.packet_hops:,} packet-hops in {format_time(engine_ps)}, kernel {record.kernel}, "
+        f"  {_folding(result)}\n"
+        f"  {info.packet_hops_simulated:,} packet-hops in {format_time(engine_ps)}, kernel {record.kernel}, "
         f"digest {result.digest[:16]}"
     )
 
@@ -347,7 +349,7 @@ def _moving_rows(results: Sequence[Result]) -> list[tuple[dict[str, Any], ...]]:
     from fabricsim.workloads.trace_schema import OPS
 
     local = {op.name for op in OPS if op.kind == "local"}
-    rows = zip(*(result.ops.to_pylist() for result in results), strict=True)
+    rows = zip(*(result.op_rows for result in results), strict=True)
     return [row for row in rows if row[0]["op"] not in local]
 
 
@@ -392,6 +394,13 @@ def _settings(result: Result) -> str:
         f"packets {packet.name} ({format_bytes(packet.max_payload_bytes)} + {packet.overhead_bytes}B), {routing}, "
         f"endpoint {info.endpoint}, placement {info.placement}"
     )
+
+
+def _folding(result: Result) -> str:
+    info = result.info
+    if not info.folded:
+        return f"not folded: {info.folding}"
+    return f"folded: {info.folding}, for {result.record.packet_hops:,} packet-hops"
 
 
 def _us(time_ps: int | None) -> str:

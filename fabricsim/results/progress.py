@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_S = 30.0
-COMPILING = "compiling the kernel (once, about 15 s)"
 
 
 class ProgressReporter:
@@ -66,7 +65,7 @@ class ProgressReporter:
     def __call__(self, progress: Progress) -> None:
         """Take one report from the engine."""
         if progress.compiling:
-            self._say(COMPILING)
+            self._say(progress.compiling)
             return
         done = fraction_done(progress)
         rate = progress.packet_hops / progress.elapsed_s if progress.elapsed_s else 0.0

@@ -29,13 +29,19 @@ SCHEMA = "fabricsim.result/1"
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What was asked for, beside the network and the schedule; copied into the summary."""
+    """What was asked for, beside the network and the schedule, and what the engine did for it; goes into the summary.
+
+    ``folding`` says how planes were folded, or why not (``fabricsim.engine.folding``).
+    """
 
     spec_sha256: str
     workload: Mapping[str, Any]
     placement: str
     endpoint: str
     seed: int
+    folded: bool
+    folding: str
+    packet_hops_simulated: int
     wall_s: float
 
 
@@ -51,9 +57,9 @@ class Result:
     terminal_of_rank : numpy.ndarray
         Shape (ranks,), int32: the placement.
     record : RunRecord
-        The kernel's own arrays; the tables below are made from it.
+        The kernel's own arrays, unfolded; the tables below are made from it.
     info : RunInfo
-        What was asked for.
+        What was asked for, and what the engine did for it.
 
     Raises
     ------
@@ -120,6 +126,35 @@ class Result:
         return run_digest(self.schedule, self.record)
 
     @cached_property
+    def op_rows(self) -> list[dict[str, Any]]:
+        """The rows of ``ops`` as dictionaries, made without loading Arrow."""
+        times, rows = self._times, []
+        for number in self._listed.tolist():
+            operation = self.schedule.operations[number]
+            arrival_ps, end_ps = int(times.arrival_ps[number]), int(times.end_ps[number])
+            time_ps, bound_ps = end_ps - arrival_ps, int(times.earliest_end_ps[number]) - arrival_ps
+            ranks, size_bytes = len(operation.ranks), operation.size_bytes
+            rows.append(
+                {
+                    "operation": number,
+                    "name": operation.name,
+                    "op": operation.op,
+                    "algorithm": operation.algorithm,
+                    "ranks": ranks,
+                    "size_bytes": size_bytes,
+                    "begin_ps": arrival_ps,
+                    "end_ps": end_ps,
+                    "time_ps": time_ps,
+                    "algbw_GBps": metrics.algbw_GBps(size_bytes, time_ps),
+                    "busbw_GBps": metrics.busbw_GBps(operation.op, ranks, size_bytes, time_ps),
+                    "lower_bound_ps": bound_ps,
+                    "efficiency": bound_ps / time_ps if time_ps else None,
+                    "recorded_ps": operation.recorded_ps,
+                }
+            )
+        return rows
+
+    @cached_property
     def ops(self) -> pa.Table:
         """One row per operation, as an Arrow table.
 
@@ -130,35 +165,25 @@ class Result:
         """
         import pyarrow as pa
 
-        times, listed = self._times, self._listed
-        operations = [self.schedule.operations[number] for number in listed.tolist()]
-        arrival_ps, end_ps = times.arrival_ps[listed], times.end_ps[listed]
-        time_ps = (end_ps - arrival_ps).tolist()
-        bound_ps = (times.earliest_end_ps[listed] - arrival_ps).tolist()
-        rows = list(zip(operations, time_ps, strict=True))
-        return pa.table(
+        schema = pa.schema(
             {
-                "operation": pa.array(listed.astype(np.int32)),
-                "name": pa.array([operation.name for operation in operations], pa.string()),
-                "op": pa.array([operation.op for operation in operations], pa.string()),
-                "algorithm": pa.array([operation.algorithm for operation in operations], pa.string()),
-                "ranks": pa.array([len(operation.ranks) for operation in operations], pa.int32()),
-                "size_bytes": pa.array([operation.size_bytes for operation in operations], pa.int64()),
-                "begin_ps": pa.array(arrival_ps),
-                "end_ps": pa.array(end_ps),
-                "time_ps": pa.array(time_ps, pa.int64()),
-                "algbw_GBps": pa.array([metrics.algbw_GBps(op.size_bytes, time) for op, time in rows], pa.float64()),
-                "busbw_GBps": pa.array(
-                    [metrics.busbw_GBps(op.op, len(op.ranks), op.size_bytes, time) for op, time in rows], pa.float64()
-                ),
-                "lower_bound_ps": pa.array(bound_ps, pa.int64()),
-                "efficiency": pa.array(
-                    [bound / time if time else None for bound, time in zip(bound_ps, time_ps, strict=True)],
-                    pa.float64(),
-                ),
-                "recorded_ps": pa.array([operation.recorded_ps for operation in operations], pa.int64()),
+                "operation": pa.int32(),
+                "name": pa.string(),
+                "op": pa.string(),
+                "algorithm": pa.string(),
+                "ranks": pa.int32(),
+                "size_bytes": pa.int64(),
+                "begin_ps": pa.int64(),
+                "end_ps": pa.int64(),
+                "time_ps": pa.int64(),
+                "algbw_GBps": pa.float64(),
+                "busbw_GBps": pa.float64(),
+                "lower_bound_ps": pa.int64(),
+                "efficiency": pa.float64(),
+                "recorded_ps": pa.int64(),
             }
         )
+        return pa.Table.from_pylist(self.op_rows, schema)
 
     @cached_property
     def tasks(self) -> pa.Table:
@@ -268,8 +293,9 @@ class Result:
             "command": command,
             "kernel": record.kernel,
             "kernel_reason": record.kernel_reason,
-            "threads": 1,
-            "folded": False,
+            "threads": record.threads,
+            "folded": self.info.folded,
+            "folding": self.info.folding,
             "seed": self.info.seed,
             "digest": self.digest,
             "fabric": {
@@ -295,9 +321,9 @@ class Result:
             "wall_s": self.info.wall_s,
             "packets": record.packets,
             "packet_hops": record.packet_hops,
-            "packet_hops_simulated": record.packet_hops,
-            "packet_hops_per_s": record.packet_hops / record.engine_s if record.engine_s else None,
-            "ops": [_op_summary(row) for row in self.ops.to_pylist()],
+            "packet_hops_simulated": self.info.packet_hops_simulated,
+            "packet_hops_per_s": self.info.packet_hops_simulated / record.engine_s if record.engine_s else None,
+            "ops": [_op_summary(row) for row in self.op_rows],
             "latency_us": {
                 "message": dataclasses.asdict(self.message_latency),
                 "packet": dataclasses.asdict(self.packet_latency),

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fabricsim.engine.driver import Progress, run_schedule
+from fabricsim.engine.folding import fold as fold_planes
+from fabricsim.engine.folding import unfolded
 from fabricsim.engine.placement import Int32, Placement, placement_name, terminal_of_rank
-from fabricsim.errors import ConfigError
+from fabricsim.errors import ConfigError, StallError
 from fabricsim.fabrics import FabricSpec, load_fabric
 from fabricsim.fabrics.network import Network
 from fabricsim.results.result import Result, RunInfo
@@ -75,10 +77,12 @@ def simulate(
     *,
     seed: int = 1,
     kernel: str = "auto",
+    threads: int | None = None,
     routing: str | None = None,
     packet: str | None = None,
     endpoint: str = "fitted",
     placement: Placement | None = None,
+    fold: bool = True,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Run a workload over a fabric, packet by packet.
@@ -93,7 +97,10 @@ def simulate(
         Decides ties, deterministic routes and the planes of small messages; the same seed gives the same digest. A
         64-bit integer.
     kernel
-        ``"auto"``, ``"numba"`` or ``"python"``: who computes, never what.
+        ``"auto"`` (C where it was built, else Numba), ``"numba"``, ``"c"`` or ``"python"``: who computes, never what.
+    threads
+        The most that share the planes of the fabric; ``None`` is ``SLURM_CPUS_PER_TASK``, else the CPUs that the
+        process may use. Never changes a figure.
     routing
         ``"spray"`` or ``"deterministic"``; ``None`` is the fabric's own.
     packet
@@ -103,8 +110,11 @@ def simulate(
     placement
         ``"linear"``, ``"scatter"``, terminals by rank, or the path of a file with one terminal per line. ``None`` is
         the placement that a trace records (``fabricsim.placement``), where there is none ``"linear"``.
+    fold
+        Simulate planes that are alike once for all where that changes no figure (docs/physics.md, section 12);
+        ``False`` simulates each of them.
     progress
-        Called a few times per second with how far the run is.
+        Called a few times per second with how far the run is: of folded planes the one that is simulated.
 
     Returns
     -------
@@ -148,18 +158,38 @@ def simulate(
         _refuse_idle_endpoint(spec, schedule, terminals)
     options = {"routing": routing, "packet": packet, "placement": placement}
     _refuse_idle_options([name for name, value in options.items() if value is not None], network, schedule, terminals)
-    record = run_schedule(network, schedule, terminal_of_rank=terminals, seed=seed, kernel=kernel, progress=progress)
+    folding = fold_planes(network, schedule, terminals) if fold else unfolded(network, schedule, "switched off")
+    try:
+        record = run_schedule(
+            folding.network,
+            folding.schedule,
+            terminal_of_rank=terminals,
+            seed=seed,
+            kernel=kernel,
+            threads=threads,
+            progress=progress,
+        )
+    except StallError as error:
+        if not folding.folded:
+            raise
+        raise StallError(
+            f"{error} (folded: {folding.words}, so planes and sizes are those of the folded run; leave folding out, "
+            "with --no-fold or fold=False, to see the whole ones)"
+        ) from error
     return Result(
         network=network,
         schedule=schedule,
         terminal_of_rank=terminals,
-        record=record,
+        record=folding.unfold(record),
         info=RunInfo(
             spec_sha256=spec.spec_sha256,
             workload=workload.about,
             placement=placement_name(placement, workload.placement),
             endpoint=endpoint,
             seed=seed,
+            folded=folding.folded,
+            folding=folding.words,
+            packet_hops_simulated=record.packet_hops,
             wall_s=time.perf_counter() - started_s,
         ),
     )
@@ -172,10 +202,12 @@ def replay(
     mode: Mode = "dependency",
     seed: int = 1,
     kernel: str = "auto",
+    threads: int | None = None,
     routing: str | None = None,
     packet: str | None = None,
     endpoint: str = "fitted",
     placement: Placement | None = None,
+    fold: bool = True,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Replay a recorded trace on a fabric.
@@ -189,7 +221,7 @@ def replay(
     mode
         ``"dependency"`` (stream order and recorded compute gaps), ``"recorded"`` (every operation begins when it was
         recorded to) or ``"back-to-back"`` (stream order, no gaps).
-    seed, kernel, routing, packet, endpoint, placement, progress
+    seed, kernel, threads, routing, packet, endpoint, placement, fold, progress
         As for ``simulate``.
 
     Returns
@@ -209,18 +241,14 @@ def replay(
         load_trace(trace, mode=mode),
         seed=seed,
         kernel=kernel,
+        threads=threads,
         routing=routing,
         packet=packet,
         endpoint=endpoint,
         placement=placement,
+        fold=fold,
         progress=progress,
     )
-
-
-def check_threads(threads: int) -> None:
-    """Refuse more threads than the engine can use; raises ``ConfigError``."""
-    if threads != 1:
-        raise ConfigError(f"--threads {threads}: this version runs a simulation on one thread; use 1 or leave it out")
 
 
 def collective_sweep(

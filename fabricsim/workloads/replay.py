@@ -6,7 +6,7 @@ The trace must have passed ``trace_check.check``; only what a mode needs beyond 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,36 +14,50 @@ import numpy as np
 
 from fabricsim.errors import ConfigError, unknown
 from fabricsim.workloads.collectives import ALGORITHMS, Demand, algorithms_of, chunks
-from fabricsim.workloads.replay_order import RowOrder, free_order, stream_order
-from fabricsim.workloads.replay_times import Times
+from fabricsim.workloads.replay_sections import Cut, Section, UnsettledError, sections
+from fabricsim.workloads.replay_times import Clocks
 from fabricsim.workloads.schedule import (
+    NO_BEGIN_PS,
+    Bool,
+    Int32,
     Int64,
     MessageBlock,
     Operation,
     Schedule,
+    ScheduleBlock,
+    ScheduleBlocks,
     Tasks,
     join_messages,
     offsets,
     slices,
 )
-from fabricsim.workloads.trace import OP_CODES, OP_NAMES, Trace, TraceColumns
+from fabricsim.workloads.trace import OP_CODES, OP_NAMES, Trace, TraceColumns, check
 from fabricsim.workloads.trace_complaints import Complaints
-from fabricsim.workloads.trace_operations import (
-    Collectives,
-    Dependencies,
-    Transfers,
-    find_collectives,
-    find_dependencies,
-    find_transfers,
-)
 from fabricsim.workloads.trace_row_rules import Members
 
 Mode = Literal["dependency", "recorded", "back-to-back"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+MAX_OPERATIONS = 256
+MAX_MESSAGES = 1 << 20
+
 
 def schedule_from_trace(trace: Trace, mode: Mode = "dependency") -> Schedule:
-    """Make the schedule that replays a trace.
+    """Make the blocks of ``schedule_blocks`` as one schedule."""
+    return schedule_blocks(trace, mode).whole()
+
+
+def schedule_blocks(
+    trace: Trace,
+    mode: Mode = "dependency",
+    *,
+    max_operations: int = MAX_OPERATIONS,
+    max_messages: int = MAX_MESSAGES,
+) -> ScheduleBlocks:
+    """Make the schedule that replays a trace, block by block.
+
+    The trace is read for the times from which all others count, then for what a block must know of those after it, and
+    again each time that one goes through the blocks.
 
     Rows of one (``group_id``, ``group_seq``) are one operation with a task per rank. A send and its recv are an
     operation ``send`` of one message with a task at both ends; to oneself they move nothing and stay apart. A
@@ -73,6 +87,9 @@ def schedule_from_trace(trace: Trace, mode: Mode = "dependency") -> Schedule:
         without launch latency, for a recorded start is that of the device.
 
         ``back-to-back``: as ``dependency``, but without gaps, and computation takes no time.
+    max_operations, max_messages
+        A block has at most so many operations, and these at most so many messages, unless tasks would then wait for
+        tasks of later blocks.
 
     Raises
     ------
@@ -84,128 +101,238 @@ def schedule_from_trace(trace: Trace, mode: Mode = "dependency") -> Schedule:
     """
     if mode not in MODES:
         raise ConfigError(unknown("replay mode", mode, MODES))
-    rows = _Rows.of(trace)
-    columns, num_rows = rows.columns, len(rows.columns)
-    times = Times.of(trace, columns)
-    order = free_order(num_rows) if mode == "recorded" else stream_order(columns, rows.dependencies)
-    layout = _Layout.of(rows, order)
-
-    # By row; joins, the last rows, take no time.
-    gap_ns = np.zeros(len(layout.row_of_task), dtype=np.int64)
-    not_before_ns = gap_ns.copy()
-    launches = np.zeros(len(gap_ns), dtype=np.bool_)
-    if mode == "recorded":
-        not_before_ns[:num_rows] = times.since_first_start()
-    else:
-        launches[:num_rows] = ~np.isin(columns.op, [OP_CODES["compute"], OP_CODES["wait"]])
-    if mode == "back-to-back":
-        _refuse_idle_mode(trace.where, columns, times.gaps(columns, order, layout.operation[:num_rows]))
-    if mode == "dependency":
-        gap_ns[:num_rows] = times.gaps(columns, order, layout.operation[:num_rows])
-    if mode != "back-to-back":
-        gap_ns[:num_rows] += times.computation(columns)
-
-    row = layout.row_of_task
-    waits = np.diff(order.first)[row]
-    tasks = Tasks(
-        operation=layout.operation[row].astype(np.int32),
-        rank=np.concatenate([columns.rank, order.join_rank])[row].astype(np.int32),
-        gap_ps=times.picoseconds(gap_ns)[row],
-        not_before_ps=times.picoseconds(not_before_ns)[row],
-        launches=launches[row],
-        predecessor_first=offsets(waits),
-        predecessors=layout.task[order.rows[slices(order.first[row], waits)]].astype(np.int32),
-    )
-    operations, blocks = _expand(rows, times, order, layout)
-    return Schedule(trace.world_size, operations, tasks, join_messages(layout.first_task[:-1], blocks))
+    clocks = Clocks.of(trace, _pieces(trace), recorded=mode == "recorded", computes=mode != "back-to-back")
+    replay = _Replay(trace, mode, clocks, max_operations, max_messages)
+    later = _Later.of(replay)
+    return ScheduleBlocks(trace.world_size, later.num_operations, later.num_tasks, lambda: replay.blocks(later))
 
 
-def _refuse_idle_mode(where: str, columns: TraceColumns, gap_ns: Int64) -> None:
-    """Refuse back-to-back where it leaves nothing out: it would let a user compare a replay with itself."""
-    if not (gap_ns.any() or (columns.op == OP_CODES["compute"]).any()):
-        raise ConfigError(
-            f"replay mode 'back-to-back' has no effect on {where}: it records no gaps, times or computation that "
-            "could be left out; use mode 'dependency'"
-        )
+def _pieces(trace: Trace) -> Iterator[tuple[int, TraceColumns]]:
+    """Read all rows of a trace, in pieces that come with the number of their first row."""
+    complaints = Complaints(trace.where)
+    yield from trace.examine(complaints)
+    complaints.raise_any()
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The rows of a trace, and how they belong together; ``position`` is a rank's place in its row's group."""
+class _Replay:
+    """A trace, how it is to be replayed, and the sizes of the blocks."""
 
-    columns: TraceColumns
-    position: Int64
-    collectives: Collectives
-    transfers: Transfers
-    dependencies: Dependencies
+    trace: Trace
+    mode: Mode
+    clocks: Clocks
+    max_operations: int
+    max_messages: int
 
-    @classmethod
-    def of(cls, trace: Trace) -> _Rows:
-        columns = trace.columns()
-        complaints = Complaints(trace.where, [len(columns)])
-        position = Members(trace.groups, trace.world_size).positions(columns)
-        rows = cls(
-            columns,
-            position,
-            find_collectives(columns, position, trace.metadata, complaints),
-            find_transfers(columns, complaints),
-            find_dependencies(columns, complaints),
-        )
-        complaints.raise_any()
-        return rows
+    def sections(self, *, with_splits: bool) -> Iterator[Section]:
+        """Read the trace; TraceError where its rows make up no whole operations."""
+        trace = self.trace
+        pieces = _pieces(trace)
+        if not with_splits:
+            pieces = ((first_row, columns.without_splits()) for first_row, columns in pieces)
+        members = Members(trace.groups, trace.world_size)
+        try:
+            yield from sections(trace, pieces, members, in_order=self.mode != "recorded")
+        except UnsettledError:
+            check(trace)
+            raise
+
+    def blocks(self, later: _Later) -> Iterator[ScheduleBlock]:
+        """Make the schedule, block by block."""
+        for section, later_begin_ps in zip(self.sections(with_splits=True), later.begin_ps, strict=True):
+            tasks = _SectionTasks.of(section, self)
+            for begin, end in itertools.pairwise(self._cuts(tasks)):
+                yield tasks.block(begin, end, self, later.awaited, later_begin_ps)
+
+    def _cuts(self, tasks: _SectionTasks) -> Iterator[int]:
+        """Say before which operations of a section blocks begin and end."""
+        num_ranks = np.diff(tasks.section.layout.first_task)[: tasks.section.num_operations]
+        # The ring all_reduce has the most messages.
+        most_messages = offsets(2 * num_ranks * (num_ranks - 1)).tolist()
+        begin = last = 0
+        yield begin
+        for cut in tasks.cuts():
+            if last > begin and (
+                cut - begin > self.max_operations or most_messages[cut] - most_messages[begin] > self.max_messages
+            ):
+                yield last
+                begin = last
+            last = cut
+        yield last
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Where rows and joins go.
+class _Later:
+    """What the blocks of a replay must know of those after them.
 
-    ``operation`` and ``task`` have an entry per row, ``row_of_task`` one per task. The tasks of operation ``o`` are
-    ``first_task[o]`` to ``first_task[o + 1]``, in the order of the places.
+    ``awaited`` are the tasks, in ascending order, for which a later section waits; ``begin_ps`` says for each section
+    when in those after it the first task without predecessors begins.
     """
 
-    operation: Int64
-    task: Int64
-    row_of_task: Int64
-    first_task: Int64
+    num_operations: int
+    num_tasks: int
+    awaited: Int64
+    begin_ps: list[int]
 
     @classmethod
-    def of(cls, rows: _Rows, order: RowOrder) -> _Layout:
-        """Give numbers: to the operations by their first row, to the tasks by operation and place."""
-        leader = np.arange(len(rows.columns))  # the first row of each row's operation
-        place = np.zeros(len(leader), dtype=np.int64)
-        collectives = rows.collectives
-        if len(collectives):
-            first_rows = np.minimum.reduceat(collectives.rows, collectives.first[:-1])
-            leader[collectives.rows] = first_rows[collectives.of_entry]
-            place[collectives.rows] = rows.position[collectives.rows]
-        apart = rows.columns.rank[rows.transfers.send] != rows.columns.peer[rows.transfers.send]
-        send, recv = rows.transfers.send[apart], rows.transfers.recv[apart]
-        leader[send] = leader[recv] = np.minimum(send, recv)
-        place[recv] = 1
-        # A join is an operation of its own, right before the row in front of which it stands.
-        leader = np.concatenate([2 * leader + 1, 2 * order.join_before])
-        place = np.concatenate([place, np.zeros(len(order.join_before), dtype=np.int64)])
+    def of(cls, replay: _Replay) -> _Later:
+        """Go through a replay without its messages; refuse ``back-to-back`` where it leaves nothing out."""
+        num_operations = num_tasks = 0
+        leaves_out = replay.mode != "back-to-back"
+        begin_ps, awaited = [], [np.empty(0, dtype=np.int64)]
+        for section in replay.sections(with_splits=False):
+            tasks = _SectionTasks.of(section, replay)
+            num_operations += section.num_operations
+            num_tasks += section.num_tasks
+            begin_ps.append(tasks.later_begin_ps(0))
+            awaited.append(np.unique(tasks.predecessor[tasks.predecessor < section.first_task]))
+            leaves_out = leaves_out or _leaves_out(section, replay.clocks)
+        if not leaves_out:  # it would let a user compare a replay with itself
+            raise ConfigError(
+                f"replay mode 'back-to-back' has no effect on {replay.trace.where}: it records no gaps, times or "
+                "computation that could be left out; use mode 'dependency'"
+            )
+        after = list(itertools.accumulate(reversed([*begin_ps[1:], NO_BEGIN_PS]), min))[::-1]
+        return cls(num_operations, num_tasks, np.unique(np.concatenate(awaited)), after)
 
-        operation = np.unique(leader, return_inverse=True)[1].astype(np.int64)
-        row_of_task = np.lexsort((place, operation))
-        task = np.empty(len(row_of_task), dtype=np.int64)
-        task[row_of_task] = np.arange(len(row_of_task))
-        return cls(operation, task, row_of_task, offsets(np.bincount(operation)))
+
+def _leaves_out(section: Section, clocks: Clocks) -> bool:
+    """Whether a section has gaps or computation, which ``back-to-back`` would leave out."""
+    columns = section.columns
+    computes = columns.op == OP_CODES["compute"]
+    return bool((section.own[: len(columns)] & (computes | (section.gaps_ns(clocks) > 0))).any())
+
+
+@dataclass(frozen=True)
+class _SectionTasks:
+    """The tasks of a section.
+
+    Task ``waiting[k]`` of the section waits for ``predecessor[k]``, which counts in the whole trace; pairs stand in
+    ascending order.
+    """
+
+    section: Section
+    rank: Int32
+    gap_ps: Int64
+    not_before_ps: Int64
+    launches: Bool
+    waiting: Int64
+    predecessor: Int64
+
+    @classmethod
+    def of(cls, section: Section, replay: _Replay) -> _SectionTasks:
+        """Put the rows and joins of a section into the order of tasks, with times as the mode asks for them."""
+        columns, order, clocks = section.columns, section.order, replay.clocks
+        num_rows, num_places = len(columns), len(section.layout.task)
+        compute = columns.op == OP_CODES["compute"]
+        # By row; joins, the last rows, take no time.
+        gap_ns = np.zeros(num_places, dtype=np.int64)
+        not_before_ns = gap_ns.copy()
+        launches = np.zeros(num_places, dtype=np.bool_)
+        if replay.mode == "recorded":
+            not_before_ns[:num_rows] = section.times.start_ns - clocks.origin_ns[columns.rank]
+        else:
+            launches[:num_rows] = ~compute & (columns.op != OP_CODES["wait"])
+        if replay.mode == "dependency":
+            gap_ns[:num_rows] = section.gaps_ns(clocks)
+        if replay.mode != "back-to-back":
+            gap_ns[:num_rows] += np.where(compute, section.times.duration_ns, 0)
+
+        row = section.layout.row_of_task[: section.num_tasks]
+        waits = np.diff(order.first)[row]
+        waiting = np.repeat(np.arange(len(row)), waits)
+        task = np.concatenate([section.first_task + section.layout.task, section.earlier.task])
+        predecessor = task[order.rows[slices(order.first[row], waits)]]
+        in_turn = np.lexsort((predecessor, waiting))
+        return cls(
+            section=section,
+            rank=np.concatenate([columns.rank, order.join_rank])[row].astype(np.int32),
+            gap_ps=clocks.picoseconds(gap_ns[row]),
+            not_before_ps=clocks.picoseconds(not_before_ns[row]),
+            launches=launches[row],
+            waiting=waiting,
+            predecessor=predecessor[in_turn],
+        )
+
+    def cuts(self) -> list[int]:
+        """Say before which operations a block may begin or end: no task may wait for one of a later block."""
+        section = self.section
+        inside = np.flatnonzero(self.predecessor >= section.first_task)
+        operation = section.layout.operation[section.layout.row_of_task]
+        cut = Cut(section.num_operations)
+        cut.in_turn(operation[self.predecessor[inside] - section.first_task], operation[self.waiting[inside]])
+        return cut.allowed()
+
+    def later_begin_ps(self, first_task: int) -> int:
+        """Say when the first task without predecessors begins, from a task of the section on."""
+        begin_ps = self.not_before_ps + self.gap_ps
+        begin_ps[self.waiting] = NO_BEGIN_PS
+        return int(begin_ps[first_task:].min(initial=NO_BEGIN_PS))
+
+    def block(self, begin: int, end: int, replay: _Replay, awaited_later: Int64, later_begin_ps: int) -> ScheduleBlock:
+        """Make a block of the operations ``begin`` to ``end`` - 1 of the section.
+
+        ``awaited_later`` and ``later_begin_ps`` are what ``_Later`` says of the section.
+        """
+        section = self.section
+        first_task = section.layout.first_task[begin : end + 1]
+        tasks = slice(int(first_task[0]), int(first_task[-1]))
+        num_tasks = tasks.stop - tasks.start
+        before = section.first_task + tasks.start
+        pairs = slice(*np.searchsorted(self.waiting, [tasks.start, tasks.stop]))
+        waiting, predecessor = self.waiting[pairs] - tasks.start, self.predecessor[pairs]
+        inside = predecessor >= before
+        operations, message_blocks = _expand(section, replay.clocks, begin, end)
+        # Tasks of the block for which those of later blocks wait, in this section and in others.
+        here = self.predecessor[pairs.stop :]
+        elsewhere = awaited_later[slice(*np.searchsorted(awaited_later, [before, before + num_tasks]))]
+        awaited = np.union1d(here[(here >= before) & (here < before + num_tasks)], elsewhere) - before
+        return ScheduleBlock(
+            schedule=Schedule(
+                replay.trace.world_size,
+                operations,
+                Tasks(
+                    operation=np.repeat(np.arange(end - begin, dtype=np.int32), np.diff(first_task)),
+                    rank=self.rank[tasks],
+                    gap_ps=self.gap_ps[tasks],
+                    not_before_ps=self.not_before_ps[tasks],
+                    launches=self.launches[tasks],
+                    predecessor_first=offsets(np.bincount(waiting[inside], minlength=num_tasks)),
+                    predecessors=(predecessor[inside] - before).astype(np.int32),
+                ),
+                join_messages(first_task[:-1] - tasks.start, message_blocks),
+            ),
+            first_operation=section.first_operation + begin,
+            first_task=before,
+            earlier_task=waiting[~inside],
+            earlier_predecessor=predecessor[~inside],
+            awaited=awaited,
+            later_begin_ps=min(self.later_begin_ps(tasks.stop), later_begin_ps),
+        )
 
 
 def _expand(
-    rows: _Rows, times: Times, order: RowOrder, layout: _Layout
+    section: Section, clocks: Clocks, begin: int, end: int
 ) -> tuple[tuple[Operation, ...], list[tuple[int | Int64, MessageBlock]]]:
-    """Make the operations, and the messages of those that move anything."""
-    columns = rows.columns
+    """Make the operations ``begin`` to ``end`` - 1 of a section, and the messages of those that move anything.
+
+    Messages come with numbers of operations that count from ``begin``.
+    """
+    columns, layout = section.columns, section.layout
+    first = layout.first_task[begin : end + 1]
+    members = layout.row_of_task[first[0] : first[-1]]
+    first = first - first[0]
+    is_join = (members[first[:-1]] >= len(columns)).tolist()
+    recorded_ps = section.recorded_ps(clocks, begin, end)
     operations: list[Operation] = []
     blocks: list[tuple[int | Int64, MessageBlock]] = []
     sends: list[int] = []
-    for number, (begin, end) in enumerate(itertools.pairwise(layout.first_task.tolist())):
-        members = layout.row_of_task[begin:end]
-        row = int(members[0])
-        if row >= len(columns):
-            rank = int(order.join_rank[row - len(columns)])
+    known: dict[tuple[object, ...], MessageBlock] = {}  # many operations of a trace are alike
+    for number, (first_task, end_task) in enumerate(itertools.pairwise(first.tolist())):
+        rows = members[first_task:end_task]
+        row = int(rows[0])
+        if is_join[number]:
+            rank = int(section.order.join_rank[row - len(columns)])
             operations.append(Operation("end of a batch", "wait", "", (rank,), 0, is_join=True))
             continue
         op = OP_NAMES[columns.op[row]]
@@ -213,21 +340,24 @@ def _expand(
         size_bytes = 0
         if op in ("send", "recv"):
             size_bytes = int(columns.send_bytes[row] + columns.recv_bytes[row])  # one of them is 0
-            if len(members) == 2:
+            if len(rows) == 2:
                 sends.append(number)
         elif op in _PARTS:
-            root = int(np.argmax(columns.rank[members] == columns.root[row]))
-            demand = Demand(len(members), np.asarray(_PARTS[op](columns, members)), root)
+            root = int(np.argmax(columns.rank[rows] == columns.root[row]))
+            demand = Demand(len(rows), np.asarray(_PARTS[op](columns, rows)), root)
             size_bytes = demand.size_bytes
-            blocks.append((number, ALGORITHMS[op, algorithm](demand)))
+            key = (op, algorithm, len(rows), root, demand.parts_bytes.tobytes())
+            if key not in known:
+                known[key] = ALGORITHMS[op, algorithm](demand)
+            blocks.append((number, known[key]))
         operations.append(
             Operation(
                 name=columns.names[columns.name[row]] if columns.name[row] >= 0 else op,
                 op=op,
                 algorithm=algorithm,
-                ranks=tuple(columns.rank[members].tolist()),
+                ranks=tuple(columns.rank[rows].tolist()),
                 size_bytes=size_bytes,
-                recorded_ps=times.recorded_ps(members),
+                recorded_ps=recorded_ps[number],
                 recorded_algorithm=recorded_algorithm,
             )
         )

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
 
-from fabricsim.workloads.replay_order import stream_order
+from fabricsim.workloads.number_set import NumberSet
+from fabricsim.workloads.replay_order import Stages, stream_order
+from fabricsim.workloads.replay_sections import UnsettledError, sections
 from fabricsim.workloads.schedule import Int64
 from fabricsim.workloads.trace_columns import NULL_NS, Decoder, TraceColumns, concatenate
 from fabricsim.workloads.trace_complaints import Complaints
 from fabricsim.workloads.trace_file import Trace
-from fabricsim.workloads.trace_operations import find_collectives, find_dependencies, find_transfers
+from fabricsim.workloads.trace_operations import (
+    Collectives,
+    Transfers,
+    find_collectives,
+    find_dependencies,
+    find_transfers,
+)
 from fabricsim.workloads.trace_order import check_order
-from fabricsim.workloads.trace_row_rules import Members, check_rows
+from fabricsim.workloads.trace_row_rules import IS_COLLECTIVE, Members, check_rows
 from fabricsim.workloads.trace_schema import COLUMN, OP_NAMES
 from fabricsim.workloads.trace_splits import SplitMatcher
 
@@ -28,47 +37,99 @@ class TraceSummary:
     transfers: int
     local_operations: int
 
+    def __add__(self, more: TraceSummary) -> TraceSummary:
+        return TraceSummary(*(mine + other for mine, other in zip(astuple(self), astuple(more), strict=True)))
+
 
 def check(trace: Trace) -> TraceSummary:
-    """Hold a trace against all rules of docs/trace-format.md; each batch is read once.
+    """Hold a trace against all rules of docs/trace-format.md; memory follows its open operations, not its length.
 
     Raises ``TraceError`` that lists up to 20 faults, each with file, row, batch and column. Rules build on one
     another: values, then rows, then what several rows say about one operation, then the order. The first of
-    these stages that finds faults reports all of its own.
+    these stages that finds faults reports all of its own; for that a faulty trace is read as a whole.
     """
-    values, rows = Complaints(trace.where), Complaints(trace.where)
-    members = Members(trace.groups, trace.world_size)
-    splits = SplitMatcher(trace.groups)
-    parts = []
-    for part in trace.examine(values):
-        first_row = sum(values.batch_rows) - len(part)
-        rows.batch_rows = values.batch_rows
-        check_rows(part, members, first_row, rows)
-        if values.count == rows.count == 0:
-            splits.add(part, members.positions(part), first_row)
-        parts.append(_without_splits(part))
-    values.raise_any()
-    if not sum(values.batch_rows):
-        rows.add("the trace has no rows; record or generate at least one operation")
-    rows.raise_any()
+    reading = _Reading(trace)
+    total = TraceSummary(0, 0, 0, 0)
+    seen = _Seen()
+    try:
+        for section in sections(trace, reading, reading.members):
+            columns, order = section.alone()
+            across = Complaints(trace.where, [len(columns)])
+            collectives, transfers = _find_operations(columns, reading.members, trace, across)
+            check_order(columns, collectives, transfers, order, across)
+            if across.count or section.names_other_ranks() or not seen.add(columns):
+                return _check_whole(trace)
+            total += _summary(columns, collectives, transfers)
+    except UnsettledError:
+        return _check_whole(trace)
+    return _check_whole(trace) if reading.splits.found_faults else total
 
-    columns = concatenate(parts)
-    across = Complaints(trace.where, values.batch_rows)
-    collectives = find_collectives(columns, members.positions(columns), trace.metadata, across)
-    transfers = find_transfers(columns, across)
+
+def _check_whole(trace: Trace) -> TraceSummary:
+    """Hold all rows at once against the rules, so as to tell all faults."""
+    reading = _Reading(trace)
+    columns = concatenate([part for _, part in reading])
+    across = Complaints(trace.where, reading.values.batch_rows)
+    collectives, transfers = _find_operations(columns, reading.members, trace, across)
     dependencies = find_dependencies(columns, across)
-    splits.complain(across)
+    reading.splits.complain(across)
     across.raise_any()
-    check_order(columns, collectives, transfers, stream_order(columns, dependencies), across)
+    stages = Stages.of(columns.rank, columns.stream, columns.batch_id)
+    check_order(columns, collectives, transfers, stream_order(columns, dependencies, stages), across)
     across.raise_any()
+    return _summary(columns, collectives, transfers)
+
+
+def _find_operations(
+    columns: TraceColumns, members: Members, trace: Trace, complaints: Complaints
+) -> tuple[Collectives, Transfers]:
+    collectives = find_collectives(columns, members.positions(columns), trace.metadata, complaints)
+    return collectives, find_transfers(columns, complaints)
+
+
+def _summary(columns: TraceColumns, collectives: Collectives, transfers: Transfers) -> TraceSummary:
     in_operations = len(collectives.rows) + transfers.size
     return TraceSummary(len(columns), len(collectives), len(transfers), len(columns) - in_operations)
 
 
-def _without_splits(part: TraceColumns) -> TraceColumns:
-    # The lists are most of a trace: only the matcher keeps some, those of collectives that are not yet whole.
-    none, first = np.zeros(0, np.int64), np.zeros(len(part) + 1, np.int64)
-    return replace(part, send_splits=none, recv_splits=none, send_splits_first=first, recv_splits_first=first)
+class _Reading:
+    """The rows of a trace in pieces whose values and rows are sound, without their lists; raises at the end if not."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.members = Members(trace.groups, trace.world_size)
+        self.values, self.rows = Complaints(trace.where), Complaints(trace.where)
+        self.splits = SplitMatcher(trace.groups)
+
+    def __iter__(self) -> Iterator[tuple[int, TraceColumns]]:
+        self.rows.batch_rows = self.values.batch_rows
+        for first_row, part in self.trace.examine(self.values):
+            check_rows(part, self.members, first_row, self.rows)
+            if self.values.count == self.rows.count == 0:
+                self.splits.add(part, self.members.positions(part), first_row)
+                yield first_row, part.without_splits()
+        self.values.raise_any()
+        if not sum(self.values.batch_rows):
+            self.rows.add("the trace has no rows; record or generate at least one operation")
+        self.rows.raise_any()
+
+
+class _Seen:
+    """Which op_ids a trace has used, and which numbers of collectives in each group."""
+
+    def __init__(self) -> None:
+        self._op_ids = NumberSet()
+        self._group_seqs: dict[int, NumberSet] = {}
+
+    def add(self, columns: TraceColumns) -> bool:
+        """Take in the rows of whole operations; say whether their numbers are new."""
+        op_ids = np.unique(columns.op_id)
+        new = len(op_ids) == len(columns) and self._op_ids.add(op_ids)
+        collective = IS_COLLECTIVE[columns.op]
+        for group in np.unique(columns.group_id[collective]).tolist():
+            seqs = np.unique(columns.group_seq[collective & (columns.group_id == group)])
+            new &= self._group_seqs.setdefault(group, NumberSet()).add(seqs)
+        return new
 
 
 def summary(trace: Trace) -> dict[str, Any]:

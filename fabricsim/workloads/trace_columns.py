@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fabricsim.errors import unknown
-from fabricsim.workloads.schedule import Bool, Int32, Int64
+from fabricsim.workloads.schedule import Bool, Int32, Int64, offsets, slices
 from fabricsim.workloads.trace_complaints import Complaints, few
 from fabricsim.workloads.trace_schema import COLUMN, COLUMNS, OP_CODES, Column
 
@@ -64,6 +64,24 @@ class TraceColumns:
     def __len__(self) -> int:
         return len(self.op_id)
 
+    def take(self, rows: Int64) -> TraceColumns:
+        """Copy some rows, in the order of *rows*."""
+        values = {column.name: getattr(self, column.name) for column in fields(self)}
+        apart = {*_TEXTS.values(), *_LISTS.values(), *(f"{name}_first" for name in _LISTS.values())}
+        for name in values.keys() - apart:
+            values[name] = values[name][rows]
+        for name in _LISTS.values():
+            first = values[f"{name}_first"]
+            count = np.diff(first)[rows]
+            values[name] = values[name][slices(first[rows], count)]
+            values[f"{name}_first"] = offsets(count)
+        return TraceColumns(**values)
+
+    def without_splits(self) -> TraceColumns:
+        """Leave out ``send_splits`` and ``recv_splits``, which are most of a trace."""
+        none, first = np.zeros(0, np.int64), np.zeros(len(self) + 1, np.int64)
+        return replace(self, send_splits=none, recv_splits=none, send_splits_first=first, recv_splits_first=first)
+
 
 # Column of the trace -> (field of TraceColumns, value for null).
 _INTEGERS: Mapping[str, int] = {
@@ -95,23 +113,24 @@ class Vocabulary:
 
     def encode(self, column: Any) -> Int32:
         """Codes (int32, -1 for null) of a canonical dictionary array, new words added."""
-        words = column.dictionary.to_pylist()
-        # The last entry stands for null: an index of -1 finds it.
-        table = np.array(
-            [-1 if w is None else self.codes.setdefault(w, len(self.codes)) for w in words] + [-1], np.int32
-        )
-        return np.asarray(table[column.indices.fill_null(-1).to_numpy()], np.int32)
+        indices = column.indices.fill_null(-1).to_numpy()
+        used, place = np.unique(indices, return_inverse=True)
+        codes = np.full(len(used), -1, np.int32)
+        known = used >= 0  # an index of -1 stands for null
+        words = column.dictionary.take(pa.array(used[known])).to_pylist()
+        codes[known] = [-1 if word is None else self.codes.setdefault(word, len(self.codes)) for word in words]
+        return codes[place]
 
 
-def canonical_batch(batch: Any, complaints: Complaints) -> Any | None:
-    """Cast one batch of a trace to the canonical types and hold its values against the columns' rules.
+def canonical_batch(batch: Any, complaints: Complaints, begin: int = 0) -> Any | None:
+    """Cast a batch of a trace, or a piece of it, to the canonical types and hold its values against the columns' rules.
 
-    Returns a ``pa.RecordBatch`` of the known columns in canonical order, or ``None`` where a fault was added to
-    *complaints*. After it every buffer may be read without looking. Counts the batch in ``complaints.batch_rows``.
+    The batch is the last of ``complaints.batch_rows``, *begin* the row of it at which a piece begins. Returns a
+    ``pa.RecordBatch`` of the known columns in canonical order, or ``None`` where a fault was added to *complaints*.
+    After it every buffer may be read without looking.
     """
-    number = len(complaints.batch_rows)
-    first_row = sum(complaints.batch_rows)
-    complaints.batch_rows.append(batch.num_rows)
+    number = len(complaints.batch_rows) - 1
+    first_row = sum(complaints.batch_rows[:-1]) + begin
     try:
         # IPC readers trust offsets and dictionary codes (Arrow, "Security Considerations"): look before use.
         batch.validate(full=True)
@@ -165,9 +184,9 @@ def _cast(column: Column, array: Any, first_row: int, complaints: Complaints) ->
 def _cast_map(array: Any) -> Any:
     """Cast a map, or a list of {key, value}, with texts of any kind to map<utf8, utf8>."""
     pairs = array.cast(pa.list_(pa.struct([("key", pa.utf8()), ("value", pa.utf8())])))
-    offsets = pa.array(np.concatenate(([0], np.cumsum(_lengths(pairs)))), pa.int32())
+    first = pa.array(offsets(_lengths(pairs)), pa.int32())
     flat = pairs.flatten()
-    return pa.MapArray.from_arrays(offsets, flat.field("key"), flat.field("value"), mask=pairs.is_null())
+    return pa.MapArray.from_arrays(first, flat.field("key"), flat.field("value"), mask=pairs.is_null())
 
 
 def _outside(array: Any, integer_type: Any) -> Int64 | None:

@@ -28,10 +28,13 @@ class Complaints:
     count: int = 0
 
     def add(self, text: str) -> None:
-        """Complain about the trace as a whole."""
+        """Complain about the trace as a whole; what the pieces of one batch say alike is one fault."""
+        told = f"{self.where}: {text}"
+        if told in self.texts:
+            return
         self.count += 1
         if len(self.texts) < MAX_COMPLAINTS:
-            self.texts.append(f"{self.where}: {text}")
+            self.texts.append(told)
 
     def add_row(self, row: int, column: str, text: str) -> None:
         """Complain about *column* in *row*, a row number of the trace."""

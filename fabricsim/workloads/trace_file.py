@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -18,6 +19,12 @@ from fabricsim.workloads.trace_complaints import Complaints
 from fabricsim.workloads.trace_metadata import VERSION, Group, TraceMetadata, parse_metadata
 from fabricsim.workloads.trace_schema import COLUMN, COLUMNS, MAX_ROWS_PER_BATCH, REQUIRED
 
+PIECE_ROWS = 8192
+"""Rows are decoded in pieces of at most so many ..."""
+
+PIECE_BYTES = 1 << 21
+"""... and, but for a row that is larger, of about so many bytes, so that memory follows neither batches nor files."""
+
 _MAGIC = b"ARROW1"
 _STREAM_START = b"\xff\xff\xff\xff"
 IN_MEMORY = "trace in memory"
@@ -31,8 +38,16 @@ class Trace:
     ``from_table`` or ``trace_from_rows``.
     """
 
-    def __init__(self, source: Any, where: str, metadata: TraceMetadata, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        source: Any,
+        where: str,
+        metadata: TraceMetadata,
+        path: Path | None = None,
+        mapped: mmap.mmap | None = None,
+    ) -> None:
         self._source = source  # pa.ipc.RecordBatchFileReader or pa.Table
+        self._mapped = mapped  # what a reader reads
         self.where = where  # how messages name the trace
         self.path = path
         self.metadata = metadata
@@ -56,13 +71,15 @@ class Trace:
         path = Path(path)
         _check_kind(path)
         try:
-            reader = pa.ipc.open_file(pa.memory_map(os.fspath(path)))
+            with path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            reader = pa.ipc.open_file(pa.py_buffer(mapped))
             _ = reader.schema.names  # decodes them
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise TraceError(f"{path}: damaged Arrow file ({error}); record or copy it again") from None
         metadata = parse_metadata(reader.schema.metadata, str(path), world_size=world_size, groups=groups)
         _check_schema(reader.schema, str(path), metadata.version)
-        return cls(reader, str(path), metadata, path)
+        return cls(reader, str(path), metadata, path, mapped)
 
     @classmethod
     def from_table(
@@ -114,27 +131,35 @@ class Trace:
         """
         complaints = Complaints(self.where)
         for raw in self._raw_batches():
+            complaints.batch_rows.append(raw.num_rows)
             batch = canonical_batch(raw, complaints)
             complaints.raise_any()
             yield batch
 
-    def examine(self, complaints: Complaints) -> Iterator[TraceColumns]:
-        """Yield each batch as columns, or add what is wrong with it to *complaints*; an empty trace is one batch."""
+    def examine(self, complaints: Complaints) -> Iterator[tuple[int, TraceColumns]]:
+        """Yield the rows in pieces, each with the number of its first row, or add what is wrong to *complaints*.
+
+        An empty trace is one piece without rows.
+        """
         decoder = Decoder()
         for raw in self._raw_batches():
-            batch = canonical_batch(raw, complaints)
-            if batch is not None:
-                yield decoder.decode(batch)
-        if not complaints.batch_rows:
-            yield decoder.decode(pa.RecordBatch.from_pylist([], schema=self.schema))
+            complaints.batch_rows.append(raw.num_rows)
+            step = max(1, min(PIECE_ROWS, raw.num_rows * PIECE_BYTES // max(raw.nbytes, 1)))
+            for begin in range(0, raw.num_rows, step):
+                piece = canonical_batch(raw.slice(begin, step), complaints, begin)
+                if piece is not None:
+                    yield sum(complaints.batch_rows[:-1]) + begin, decoder.decode(piece)
+                self._forget_pages()
+        if not sum(complaints.batch_rows):
+            yield 0, decoder.decode(pa.RecordBatch.from_pylist([], schema=self.schema))
 
     def columns(self) -> TraceColumns:
-        """All rows as numpy arrays, views of the mapped file where it has one uncompressed batch.
+        """All rows as numpy arrays, views of the mapped file where they are one piece that is not compressed.
 
         Raises ``TraceError`` with all values that no row may have; rules that span rows are those of ``check``.
         """
         complaints = Complaints(self.where)
-        parts = list(self.examine(complaints))
+        parts = [part for _, part in self.examine(complaints)]
         complaints.raise_any()
         return concatenate(parts)
 
@@ -176,6 +201,11 @@ class Trace:
             except (pa.ArrowException, OSError) as error:
                 raise self._damaged(f"batch {number}", error) from None
             yield batch
+
+    def _forget_pages(self) -> None:
+        """Let go of what was read of a mapped file; who looks again finds it in the system's cache."""
+        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
     def _damaged(self, part: str, error: Exception) -> TraceError:
         return TraceError(f"{self.where}: {part} cannot be read ({error}); record or copy the file again")

@@ -40,22 +40,24 @@ def collective_name(columns: TraceColumns, row: int) -> str:
     return f"{OP_NAMES[columns.op[row]]} (group {columns.group_id[row]}, group_seq {columns.group_seq[row]})"
 
 
-def find_collectives(
-    columns: TraceColumns, positions: Int64, metadata: TraceMetadata, complaints: Complaints
-) -> Collectives:
-    """Match rows by (group_id, group_seq); complain of missing or doubled ranks and of rows that disagree.
-
-    *positions* is the rank in the group of each row's rank.
-    """
+def match_collectives(columns: TraceColumns, positions: Int64) -> Collectives:
+    """Put the rows of one (group_id, group_seq) together; *positions* is the rank in the group of each row's rank."""
     rows = np.flatnonzero(IS_COLLECTIVE[columns.op])
     group, seq, place = columns.group_id[rows], columns.group_seq[rows], positions[rows]
     order = np.lexsort((place, seq, group))
-    rows, group, seq, place = rows[order], group[order], seq[order], place[order]
+    group, seq = group[order], seq[order]
     starts = np.ones(len(rows), np.bool_)
     starts[1:] = (group[1:] != group[:-1]) | (seq[1:] != seq[:-1])
-    collectives = Collectives(rows, np.append(np.flatnonzero(starts), len(rows)))
+    return Collectives(rows[order], np.append(np.flatnonzero(starts), len(rows)))
 
-    again = np.flatnonzero(~starts[1:] & (place[1:] == place[:-1])) + 1
+
+def find_collectives(
+    columns: TraceColumns, positions: Int64, metadata: TraceMetadata, complaints: Complaints
+) -> Collectives:
+    """Match rows as ``match_collectives``; complain of missing or doubled ranks and of rows that disagree."""
+    collectives = match_collectives(columns, positions)
+    rows, of_entry = collectives.rows, collectives.of_entry
+    again = np.flatnonzero((of_entry[1:] == of_entry[:-1]) & (positions[rows[1:]] == positions[rows[:-1]])) + 1
     complaints.add_rows(
         rows[again],
         "group_seq",
@@ -64,8 +66,8 @@ def find_collectives(
             f"{complaints.row_name(rows[again[i] - 1])}; number each collective of a group once"
         ),
     )
-    doubled = np.bincount(collectives.of_entry[again], minlength=len(collectives))
-    sizes = np.array([len(g) for g in metadata.groups])[group[starts]]
+    doubled = np.bincount(of_entry[again], minlength=len(collectives))
+    sizes = np.array([len(g) for g in metadata.groups])[columns.group_id[rows[collectives.first[:-1]]]]
     short = np.flatnonzero(np.diff(collectives.first) - doubled < sizes)
     for collective in short.tolist():
         _complain_of_missing_ranks(columns, collectives, collective, metadata, complaints)
@@ -201,8 +203,8 @@ class Transfers:
         return 2 * len(self)
 
 
-def find_transfers(columns: TraceColumns, complaints: Complaints) -> Transfers:
-    """Match the k-th send of a (group, source, target, tag) with its k-th recv; complain of the rest and of sizes."""
+def match_transfers(columns: TraceColumns) -> tuple[Transfers, Int64]:
+    """Match the k-th send of a (group, source, target, tag) with its k-th recv; give also the rows that stay alone."""
     send, recv = np.flatnonzero(_is(columns.op, "send")), np.flatnonzero(_is(columns.op, "recv"))
     rows = np.concatenate([send, recv])
     is_recv = np.arange(len(rows)) >= len(send)
@@ -222,9 +224,13 @@ def find_transfers(columns: TraceColumns, complaints: Complaints) -> Transfers:
 
     alone = np.ones(len(rows), np.bool_)
     alone[here] = alone[here + 1] = False
-    lonely = np.sort(rows[alone])
+    return Transfers(rows[here], rows[here + 1]), np.sort(rows[alone])
+
+
+def find_transfers(columns: TraceColumns, complaints: Complaints) -> Transfers:
+    """Match rows as ``match_transfers``; complain of those that stay alone and of sizes."""
+    transfers, lonely = match_transfers(columns)
     complaints.add_rows(lonely, "peer", lambda i: _lonely_text(columns, int(lonely[i])))
-    transfers = Transfers(rows[here], rows[here + 1])
     sent, received = columns.send_bytes[transfers.send], columns.recv_bytes[transfers.recv]
     unequal = np.flatnonzero(sent != received)
 

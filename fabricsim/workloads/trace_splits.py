@@ -62,6 +62,11 @@ class SplitMatcher:
                 self._compare(key[0], parts)
                 del self._open[key]
 
+    @property
+    def found_faults(self) -> bool:
+        """Whether there is anything to complain of."""
+        return bool(self._faults)
+
     def complain(self, complaints: Complaints) -> None:
         """Add what was found; collectives that never became whole are another rule's matter."""
         for row, column, text in sorted(self._faults):

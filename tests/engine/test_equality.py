@@ -16,7 +16,7 @@ from tests.oracle.cases import Case, cases
 from tests.oracle.simulator import OracleResult, simulate
 
 
-def simulation(case: Case, kernel: str) -> Simulation:
+def simulation(case: Case, kernel: str = "auto") -> Simulation:
     """Return a run of *case* before its first event."""
     terminal_of_rank = np.array(case.terminal_of_rank, np.int32)
     return Simulation(case.network, case.schedule, terminal_of_rank, seed=case.seed, kernel=kernel)
@@ -56,7 +56,7 @@ def assert_equal(record: RunRecord, expected: OracleResult) -> None:
 def test_kernel_equals_oracle(case: Case) -> None:
     """Every recorded time, count and histogram of a random case is the oracle's."""
     expected = simulate(case.network, case.schedule, seed=case.seed, terminal_of_rank=case.terminal_of_rank)
-    assert_equal(simulation(case, "numba").run(), expected)
+    assert_equal(simulation(case).run(), expected)
 
 
 @settings(max_examples=80)
@@ -74,19 +74,19 @@ def test_a_short_wheel_puts_records_off(case: Case, windows: int) -> None:
     expected = simulate(case.network, case.schedule, seed=case.seed, terminal_of_rank=case.terminal_of_rank)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fabricsim.engine.state.MAX_WHEEL_WINDOWS", windows)
-        assert_equal(simulation(case, "numba").run(), expected)
+        assert_equal(simulation(case).run(), expected)
 
 
 @settings(max_examples=60)
 @given(case=cases(), slice_events=st.integers(20, 300))
 def test_invariants_hold_after_every_slice(case: Case, slice_events: int) -> None:
     """``check`` finds nothing to complain about between any two slices, and none of them changes the result."""
-    run = simulation(case, "numba")
-    check(run.state)
+    run = simulation(case)
+    check(run.state, run.network)
     while run.advance(slice_events) == Code.SLICE:
-        check(run.state)
-    check(run.state)
-    whole = simulation(case, "numba").run()
+        check(run.state, run.network)
+    check(run.state, run.network)
+    whole = simulation(case).run()
     parts = run.record()
     for name in (
         "task_end_ps",

@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fabricsim.engine import _jit, backends
-from fabricsim.engine.layout import Code
+from fabricsim.engine.layout import Code, Part
 from fabricsim.engine.state import allocate
-from fabricsim.errors import ConfigError
 from tests.oracle.cases import MessageDraft, OperationDraft, TaskDraft, build_schedule
 from tests.oracle.test_oracle import fabric, star
 
@@ -23,10 +23,10 @@ def assembly() -> str:
     """Return the kernel's assembly, compiled here and now: Numba shows none of what it takes from a cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_jit, "cache_folder", lambda: None)
-        run = backends.load.__wrapped__("numba")
+        run: Any = backends.load_python.__wrapped__(jitted=True)
     schedule = build_schedule(2, [OperationDraft([TaskDraft(0), TaskDraft(1)], [MessageDraft(0, 1, 10)])])
     state = allocate(fabric(star(2)), schedule, np.arange(2, dtype=np.int32), 1)
-    assert run(state, 1_000_000) == Code.DONE
+    assert run(state, int(Part.WHOLE), 1_000_000) == Code.DONE
     (text,) = run.inspect_asm().values()
     assert isinstance(text, str)
     return text
@@ -97,6 +97,14 @@ def test_the_cache_folder_follows_the_options(tmp_path: Path, monkeypatch: pytes
     assert _jit.cache_folder() != before
 
 
+def test_the_cache_folder_follows_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with another CPU, or one whose name Numba is told, has a folder of its own."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    before = _jit.cache_folder()
+    monkeypatch.setattr("numba.config.CPU_NAME", "generic")
+    assert _jit.cache_folder() != before
+
+
 def test_no_cache_where_none_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a folder to write to, the kernel is compiled without a cache."""
     blocked = tmp_path / "file"
@@ -128,18 +136,3 @@ def test_the_python_kernel_needs_no_numba() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(_jit.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "fabricsim.engine.kernel"
-
-
-@pytest.mark.parametrize(
-    ("kernel", "complaint"), [("c", "not part of this version"), ("fortran", "auto, numba, c, python")]
-)
-def test_a_kernel_that_cannot_run_is_refused(kernel: str, complaint: str) -> None:
-    """The C kernel is refused with the reason, an unknown one with the list."""
-    with pytest.raises(ConfigError, match=complaint):
-        backends.choose(kernel)
-
-
-def test_auto_says_which_and_why() -> None:
-    """``auto`` takes Numba while there is no C kernel."""
-    assert backends.choose("auto") == ("numba", "auto: the C kernel is not part of this version")
-    assert [row.name for row in backends.available() if row.usable] == ["numba", "python"]

@@ -66,7 +66,15 @@ def linear(schedule: Schedule) -> np.ndarray:
 def finished(network: Network, schedule: Schedule, record: RunRecord) -> Result:
     """Make a result with rank r at terminal r."""
     info = RunInfo(
-        spec_sha256="0" * 64, workload={"kind": "test"}, placement="linear", endpoint="fitted", seed=1, wall_s=0.5
+        spec_sha256="0" * 64,
+        workload={"kind": "test"},
+        placement="linear",
+        endpoint="fitted",
+        seed=1,
+        folded=False,
+        folding="switched off",
+        packet_hops_simulated=record.packet_hops,
+        wall_s=0.5,
     )
     return Result(network=network, schedule=schedule, terminal_of_rank=linear(schedule), record=record, info=info)
 

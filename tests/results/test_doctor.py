@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fabricsim.engine import backends
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics.topologies import Link, Tier
 from fabricsim.results.doctor import examine, network_warnings
@@ -16,7 +17,8 @@ def test_the_installation_is_described(tiny_path: Path) -> None:
     report = examine([str(tiny_path)])
     assert report["schema"] == "fabricsim.doctor/1"
     assert [kernel["name"] for kernel in report["kernels"]] == ["c", "numba", "python"]
-    assert report["auto"]["kernel"] == "numba"
+    kernel, reason = backends.choose("auto")
+    assert report["auto"] == {"kernel": kernel, "reason": reason}
     assert report["fabrics"] == [{"name": "tiny", "packets": ["bulk"], "warnings": []}]
 
 

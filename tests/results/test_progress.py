@@ -4,7 +4,7 @@ import io
 from dataclasses import replace
 
 from fabricsim.engine.driver import Progress
-from fabricsim.results.progress import COMPILING, ProgressReporter, fraction_done
+from fabricsim.results.progress import ProgressReporter, fraction_done
 
 
 class Terminal(io.StringIO):
@@ -70,13 +70,13 @@ def test_quiet_shows_nothing() -> None:
 
 def test_a_compilation_is_said_at_once() -> None:
     """A plain line elsewhere, words beside the bar on a terminal, nothing where it is to be quiet."""
-    compiling = replace(report(0.0, delivered=0), compiling=True)
+    compiling = replace(report(0.0, delivered=0), compiling="compiling the kernel (once)")
     plain, terminal, quiet = io.StringIO(), Terminal(), io.StringIO()
     for stream in (plain, terminal, quiet):
         with ProgressReporter("nvl72", quiet=stream is quiet, stream=stream) as reporter:
             reporter(compiling)
-    assert plain.getvalue() == "nvl72: compiling the kernel (once, about 15 s)\n"
-    assert COMPILING in terminal.getvalue()
+    assert plain.getvalue() == "nvl72: compiling the kernel (once)\n"
+    assert "compiling the kernel (once)" in terminal.getvalue()
     assert quiet.getvalue() == ""
 
 

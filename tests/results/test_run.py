@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import pytest
 
 import fabricsim as fs
 from fabricsim.engine.driver import Progress
-from fabricsim.results.run import check_threads, collective_sweep, load_trace, replay, simulate, sweep_sizes
+from fabricsim.results.run import collective_sweep, load_trace, replay, simulate, sweep_sizes
 from fabricsim.workloads.schedule import Schedule
 from tests.oracle.cases import OperationDraft, TaskDraft, build_schedule
 from tests.results import small
+
+TRACES = Path(__file__).resolve().parents[2] / "traces"
 
 
 def exchange(ranks: int = 4, size: str = "4KiB") -> Schedule:
@@ -65,10 +69,11 @@ def test_an_ideal_endpoint_without_effect_is_refused(tiny: fs.FabricSpec) -> Non
 
 
 def test_progress_is_reported(tiny: fs.FabricSpec) -> None:
-    """The last report has everything delivered."""
-    reports: list[Progress] = []
-    simulate(tiny, exchange(), kernel="python", progress=reports.append)
-    assert reports[-1].delivered_packets == reports[-1].total_packets == 48
+    """The last report has everything delivered, of two folded planes what the one for both carries."""
+    for fold, packets in ((False, 48), (True, 24)):
+        reports: list[Progress] = []
+        simulate(tiny, exchange(), kernel="python", fold=fold, progress=reports.append)
+        assert reports[-1].delivered_packets == reports[-1].total_packets == packets
 
 
 def test_a_schedule_that_cannot_run_is_refused(tiny: fs.FabricSpec) -> None:
@@ -83,7 +88,7 @@ def test_a_schedule_that_cannot_run_is_refused(tiny: fs.FabricSpec) -> None:
     ("options", "words"),
     [
         ({"kernel": "fortran"}, "unknown kernel 'fortran'"),
-        ({"kernel": "c"}, "the C kernel is not part of this version"),
+        ({"threads": 0}, "give 1 or more"),
         ({"routing": "spray"}, "'spray' has no effect"),
         ({"packet": "bulky"}, "unknown packet format 'bulky'"),
         ({"endpoint": "perfect"}, "unknown endpoint 'perfect'"),
@@ -95,6 +100,68 @@ def test_options_that_cannot_be_met_are_refused(tiny: fs.FabricSpec, options: di
     """Unknown names, and options that make no difference to this run, are configuration errors."""
     with pytest.raises(fs.ConfigError, match=words):
         simulate(tiny, exchange(), **{"kernel": "python", **options})
+
+
+#: What a summary says of how it was computed: it may change with folding.
+ENGINE_FIGURES = ("threads", "folded", "folding", "wall_s", "packet_hops_simulated", "packet_hops_per_s")
+
+
+def assert_folding_changes_nothing(run: Callable[..., fs.Result], folded: fs.Result) -> None:
+    """Compare a run with the one that simulates every plane: digest, tables, and the summary but for the engine's."""
+    whole = run(fold=False)
+    figures, expected = folded.summary(), whole.summary()
+    assert (figures["folded"], expected["folded"]) == (True, False)
+    assert figures["folding"] == f"{folded.network.num_planes} planes as 1"
+    assert expected["folding"] == "switched off"
+    assert figures["packet_hops_simulated"] * folded.network.num_planes == expected["packet_hops_simulated"]
+    assert figures["digest"] == expected["digest"]
+    for table in ("ops", "tasks", "messages", "channels"):
+        assert getattr(folded, table).equals(getattr(whole, table)), table
+    for name in ENGINE_FIGURES:
+        del figures[name], expected[name]
+    assert figures == expected
+
+
+@pytest.mark.parametrize("endpoint", ["fitted", "ideal"])
+@pytest.mark.parametrize(
+    ("fabric", "options"),
+    [
+        ("nvl72", {}),
+        ("cloudmatrix384", {"placement": "scatter"}),
+        ("cloudmatrix384", {"placement": "scatter", "routing": "deterministic"}),
+    ],
+)
+@pytest.mark.parametrize("op", ["all_to_all", "all_reduce"])
+def test_folding_changes_no_figure(op: str, fabric: str, options: dict[str, Any], endpoint: str) -> None:
+    """Every message of 24 ranks, of 6 KiB, uses all planes of either fabric."""
+    run = partial(simulate, fabric, fs.collective(op, size="144KiB", ranks=24), endpoint=endpoint, **options)
+    assert_folding_changes_nothing(run, run())
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(TRACES.glob("*.arrow"))])
+def test_folding_changes_no_figure_of_a_trace(name: str) -> None:
+    """On CloudMatrix 384 a trace folds if it has no message below 3 KiB and a byte, which fills its 7 planes."""
+    run = partial(replay, TRACES / name, "cloudmatrix384")
+    result = run()
+    sizes = result.schedule.messages.size_bytes
+    smallest = int(sizes[sizes > 0].min())
+    if smallest > 6 * 512:
+        assert_folding_changes_nothing(run, result)
+    else:
+        assert result.info.folding == f"a message of {smallest} B uses {-(-smallest // 512)} of 7 planes"
+
+
+def test_a_stall_says_that_planes_were_folded(tiny: fs.FabricSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence of a folded run speaks of one plane, and says so; that of any other run is left as it is."""
+
+    def stall(*_: object, **__: object) -> None:
+        raise fs.StallError("stalled")
+
+    monkeypatch.setattr("fabricsim.results.run.run_schedule", stall)
+    with pytest.raises(fs.StallError, match=r"^stalled \(folded: 2 planes as 1, so .* --no-fold or fold=False"):
+        simulate(tiny, exchange(), kernel="python")
+    with pytest.raises(fs.StallError, match=r"^stalled$"):
+        simulate(tiny, exchange(), kernel="python", fold=False)
 
 
 def test_replay_takes_a_trace_a_path_or_a_table(tiny: fs.FabricSpec, small_trace: fs.Trace, tmp_path: Path) -> None:
@@ -236,10 +303,3 @@ def test_empty_and_endless_sweeps_are_refused(arguments: tuple[int, int, int], w
     """A sweep needs a first size, a last one and a step."""
     with pytest.raises(fs.ConfigError, match=words):
         sweep_sizes(*arguments)
-
-
-def test_one_thread_is_all_there_is() -> None:
-    """More threads are refused with the reason."""
-    check_threads(1)
-    with pytest.raises(fs.ConfigError, match="one thread"):
-        check_threads(2)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabricsim.errors import ConfigError, TraceError
-from fabricsim.workloads.replay import MODES, Mode, schedule_from_trace
+from fabricsim.workloads.replay import MODES, Mode, schedule_blocks
 from fabricsim.workloads.schedule import Schedule
 from fabricsim.workloads.schedule_check import check_schedule
 from fabricsim.workloads.trace import Clock, Trace, trace_from_rows
@@ -50,7 +50,7 @@ def replayed(
     rows: Sequence[Row], *groups: Sequence[int], mode: Mode = "dependency", clock: Clock | None = ALIGNED
 ) -> Schedule:
     """Make the schedule of a trace and hold it against the rules of its tables."""
-    schedule = schedule_from_trace(trace_of(rows, *groups, clock=clock), mode)
+    schedule = schedule_blocks(trace_of(rows, *groups, clock=clock), mode).whole()
     check_schedule(schedule)
     return schedule
 
@@ -519,14 +519,14 @@ def test_recorded_mode_needs_all_start_times() -> None:
     """A missing start is named with its row and the modes that do without."""
     rows = [all_reduce(0, 0, t_start_ns=5), all_reduce(0, 1), all_reduce(0, 2)]
     with pytest.raises(TraceError, match=r"row 1, column t_start_ns: 2 of 3 rows .* use mode 'dependency'"):
-        schedule_from_trace(trace_of(rows), "recorded")
+        schedule_blocks(trace_of(rows), "recorded")
 
 
 @pytest.mark.parametrize("clock", [None, Clock(aligned=False)])
 def test_recorded_mode_needs_aligned_clocks(clock: Clock | None) -> None:
     """Start times of several ranks cannot be compared unless the trace says so; those of one rank can."""
     with pytest.raises(TraceError, match=r"fabricsim\.clock does not say .* aligned; use mode 'dependency'"):
-        schedule_from_trace(trace_of(TWO_RANKS, clock=clock), "recorded")
+        schedule_blocks(trace_of(TWO_RANKS, clock=clock), "recorded")
     alone = replayed([all_reduce(0, 0, **timed(3, 4)), all_reduce(0, 1, **timed(5, 6))], mode="recorded", clock=clock)
     assert alone.tasks.not_before_ps.tolist() == [0, 2000]
 
@@ -555,7 +555,7 @@ def test_recorded_time_of_an_operation_leaves_waiting_out(
 def test_recorded_times_of_the_dlrm_trace() -> None:
     """The transfer times that traces/README.md lists, in whole microseconds, for the eight collectives in order."""
     trace = Trace.open(Path(__file__).parents[2] / "traces" / "dlrm-8rank.arrow")
-    schedule = schedule_from_trace(trace)
+    schedule = schedule_blocks(trace).whole()
     check_schedule(schedule)
     recorded_us = [(o.recorded_ps or 0) // 1_000_000 for o in schedule.operations]
     assert recorded_us == [11, 8, 8, 8, 87, 11, 23, 69]
@@ -568,7 +568,7 @@ def test_recorded_times_of_the_dlrm_trace() -> None:
 def test_an_unknown_mode_names_the_nearest() -> None:
     """A mode that there is not is a usage error with all modes."""
     with pytest.raises(ConfigError, match=r"'record' \(did you mean 'recorded'\?\); known: dependency, recorded, back"):
-        schedule_from_trace(trace_of([all_reduce(0, 0)]), "record")  # type: ignore[arg-type]
+        schedule_blocks(trace_of([all_reduce(0, 0)]), "record")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", ["dependency", "recorded"])
@@ -576,20 +576,20 @@ def test_a_compute_row_needs_its_duration(mode: Mode) -> None:
     """A computation of unknown length is refused, with the mode that does without."""
     rows = [row(0, "wait", t_start_ns=5), row(0, "compute", t_start_ns=5)]
     with pytest.raises(TraceError, match=r"row 1, column duration_ns: .* or use mode 'back-to-back'"):
-        schedule_from_trace(trace_of(rows), mode)
+        schedule_blocks(trace_of(rows), mode)
 
 
 def test_a_gap_beyond_picoseconds_is_refused() -> None:
     """2^62 / 1000 ns is as far as picoseconds are counted; more is an error, never a wrap."""
     with pytest.raises(TraceError, match=r"4611686018427388 ns is more .* \(4611686018427387 ns\); mend the times"):
-        schedule_from_trace(trace_of([all_reduce(0, 0, gap_ns=2**62 // 1000 + 1)]))
+        schedule_blocks(trace_of([all_reduce(0, 0, gap_ns=2**62 // 1000 + 1)]))
 
 
 @pytest.mark.parametrize("column", ["t_start_ns", "duration_ns", "gap_ns"])
 def test_a_time_that_cannot_be_added_is_refused(column: str) -> None:
     """Recorded times above 2^61 ns name their row and column."""
     with pytest.raises(TraceError, match=rf"row 1, column {column}: 2305843009213693953 ns is more"):
-        schedule_from_trace(trace_of([all_reduce(0, 0), all_reduce(0, 1, **{column: 2**61 + 1})]))
+        schedule_blocks(trace_of([all_reduce(0, 0), all_reduce(0, 1, **{column: 2**61 + 1})]))
 
 
 def test_an_unchecked_trace_is_held_against_what_the_schedule_needs() -> None:
@@ -597,7 +597,7 @@ def test_an_unchecked_trace_is_held_against_what_the_schedule_needs() -> None:
     groups = [{"id": 0, "name": "0", "desc": "", "ranks": [0, 1]}]
     trace = trace_from_rows([{"op_id": 0, **all_reduce(0, 0)}], world_size=2, groups=groups)
     with pytest.raises(TraceError, match="incomplete"):
-        schedule_from_trace(trace)
+        schedule_blocks(trace)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

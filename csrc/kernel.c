@@ -1,0 +1,1114 @@
+/* The kernel in C: the functions of fabricsim/engine/kernel.py, see there, in the same order under the same names. */
+
+#include <stdint.h>
+
+#include "state.h"
+#include "kernel.h"
+
+/* On the way of each packet-hop: a call passes more than such a function does. */
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#define PREFETCH(table, index) __builtin_prefetch((const void *)((uintptr_t)(table) + (uintptr_t)(index) * sizeof *(table)))
+#else
+#define INLINE static inline
+#define PREFETCH(table, index) ((void)0)
+#endif
+
+#define MASK32 0xFFFFFFFF
+#define RUN 16 /* insertion sort up to here, then merges */
+#define AHEAD 2 /* channels whose first packets are fetched before their turn: the kernel waits for memory otherwise */
+#define INDEX_BITS 31
+#define INDEX_MASK (((int64_t)1 << INDEX_BITS) - 1)
+
+/* Used before they are defined, for the order is that of kernel.py. */
+INLINE int64_t latency_bucket(int64_t latency_ps);
+static void complete_part(fabric_state *state, int64_t part, int64_t message);
+static void come_home(fabric_state *state, int64_t domain);
+
+/* The smaller of two numbers. */
+static int64_t min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The larger of two numbers. */
+static int64_t max(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Mix a 32-bit word held in 64 bits; the products stay below 2**63. */
+static int64_t mix32(int64_t x)
+{
+    x ^= x >> 16;
+    x = (x * 0x21F0AAAD) & MASK32;
+    x ^= x >> 15;
+    x = (x * 0x735A2D97) & MASK32;
+    return x ^ (x >> 15);
+}
+
+/* --- packets --------------------------------------------------------------------------------------------------- */
+
+/* Take a row of packets off the free list; there is one, for run_domain has made sure. */
+INLINE int64_t take_packet(fabric_state *state, int64_t domain)
+{
+    domain_row *row = &state->domains[domain];
+    int64_t index = row->free_packet;
+    row->free_packet = state->packets[index].next;
+    PREFETCH(state->packets, row->free_packet);
+    row->num_free_packets -= 1;
+    return index;
+}
+
+/* Put a packet into the inbox of an output for its window; its farthest one if that lies beyond: then it is put off
+   again when it is found. */
+INLINE void put_in_inbox(fabric_state *state, int64_t domain, int64_t channel, int64_t index)
+{
+    clock_row *clock = state->clock;
+    packet_row *packet = &state->packets[index];
+    int64_t window = packet->time_ps >> clock->window_shift;
+    int64_t farthest = (state->domains[domain].window_start_ps >> clock->window_shift) + clock->wheel_mask;
+    inbox_row *inbox = &state->inboxes[(min(window, farthest) & clock->wheel_mask) * clock->num_channels + channel];
+    packet->next = inbox->packet;
+    inbox->packet = index;
+    state->domains[domain].arriving += 1;
+}
+
+/* Give the room of a packet back to the sender of the channel that it came by, usable from time_ps on. */
+INLINE void return_credit(fabric_state *state, int64_t index, int64_t time_ps)
+{
+    packet_row *packets = state->packets;
+    packet_row *packet = &packets[index];
+    int64_t channel = packet->channel;
+    channel_row *row = &state->channels[channel];
+    packet->time_ps = time_ps;
+    if (row->credit_first == NONE) {
+        row->credit_first = index;
+        row->credit_last = index;
+        packet->next = NONE;
+    } else {
+        /* They come nearly in order: search from the back. */
+        int64_t first = row->credit_first;
+        int64_t before = row->credit_last;
+        int64_t after = NONE;
+        while (before != after && packets[before].time_ps > time_ps) {
+            after = before;
+            if (before != first) {
+                before = packets[before].message;
+            }
+        }
+        packet->next = after;
+        if (after == NONE) {
+            row->credit_last = index;
+        } else {
+            packets[after].message = index;
+        }
+        if (before == after) {
+            row->credit_first = index;
+        } else {
+            packets[before].next = index;
+            packet->message = before;
+        }
+    }
+    if (row->blocked == 1) {
+        state->wakes[channel].wake_ps = min(state->wakes[channel].wake_ps, time_ps);
+    }
+}
+
+/* Free the packets whose credits are usable at until_ps; return how many bytes of room that gives the channel. */
+INLINE int64_t take_credits(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
+{
+    packet_row *packets = state->packets;
+    channel_row *row = &state->channels[channel];
+    domain_row *owner = &state->domains[domain];
+    int64_t room_bytes = 0;
+    int64_t index = row->credit_first;
+    while (index != NONE && packets[index].time_ps <= until_ps) {
+        room_bytes += state->durations[packets[index].payload_bytes].value;
+        int64_t after = packets[index].next;
+        PREFETCH(packets, after);
+        packets[index].next = owner->free_packet;
+        owner->free_packet = index;
+        owner->num_free_packets += 1;
+        index = after;
+    }
+    row->credit_first = index;
+    return room_bytes;
+}
+
+/* Eject the packet whose head arrives at a terminal at head_ps: the server is a FIFO, so its end is known now. */
+INLINE void eject_packet(fabric_state *state, int64_t domain, int64_t channel, int64_t index, int64_t head_ps,
+                         int64_t injected_ps, int64_t message, int64_t payload)
+{
+    channel_row *row = &state->channels[channel];
+    int64_t end_ps = max(head_ps, row->ejection_free_ps) + state->durations[row->ejection_row + payload].value;
+    row->ejection_free_ps = end_ps;
+    return_credit(state, index, end_ps + row->latency_ps);
+
+    domain_row *owner = &state->domains[domain];
+    int64_t part = row->first_part + message;
+    int64_t packets_left = state->counts[part].packets_left - 1;
+    state->counts[part].packets_left = packets_left;
+    if (packets_left == 0) {
+        state->parts[part].complete_ps = end_ps;
+        if (state->clock->defers == 1) {
+            state->parts[part].next_complete = NONE;
+            if (owner->complete_first == NONE) {
+                owner->complete_first = part;
+            } else {
+                state->parts[owner->complete_last].next_complete = part;
+            }
+            owner->complete_last = part;
+        } else {
+            complete_part(state, part, message);
+        }
+    }
+
+    int64_t latency_ps = end_ps - injected_ps;
+    owner->delivered_packets += 1;
+    owner->packet_latency_sum_ps += latency_ps;
+    owner->packet_latency_max_ps = max(owner->packet_latency_max_ps, latency_ps);
+    state->latencies[owner->first_latency + latency_bucket(latency_ps)].packets += 1;
+}
+
+/* The row of a latency in the histogram (docs/physics.md, section 10). */
+INLINE int64_t latency_bucket(int64_t latency_ps)
+{
+    int64_t shift = 0;
+    for (int64_t step = 32; step > 0; step >>= 1) {
+        if (latency_ps >> (shift + step) >= 1 << (LATENCY_SHIFT - 1)) {
+            shift += step;
+        }
+    }
+    if (latency_ps >> shift >= 1 << LATENCY_SHIFT) {
+        shift += 1;
+    }
+    return shift * LATENCY_BUCKETS + (latency_ps >> shift);
+}
+
+/* Route a packet that comes by a channel at the switch at its end (docs/physics.md, section 6). */
+INLINE int64_t choose_output(fabric_state *state, int64_t channel, int64_t message, int64_t destination)
+{
+    channel_row *row = &state->channels[channel];
+    route_row *route = &state->routes[row->route_row + destination];
+    int64_t count = route->count;
+    int64_t place = route->first;
+    if (count > 1) {
+        int64_t choice;
+        if (state->clock->routing == ROUTING_SPRAY) {
+            choice = row->spray_counter;
+            row->spray_counter = choice + 1;
+        } else {
+            choice = state->messages[message].flow;
+        }
+        place += choice % count;
+    }
+    return row->first_output + state->candidates[place].output;
+}
+
+/* Hand a packet that starts on a channel to what stands at its end: an output of a switch, or an ejection. */
+INLINE void pass_on(fabric_state *state, int64_t domain, int64_t channel, int64_t start_ps, int64_t injected_ps,
+                    int64_t message, int64_t destination, int64_t payload)
+{
+    channel_row *row = &state->channels[channel];
+    int64_t head_ps = start_ps + row->latency_ps;
+    int64_t index = take_packet(state, domain);
+    packet_row *packet = &state->packets[index];
+    packet->channel = channel;
+    packet->payload_bytes = payload;
+    state->domains[domain].hops += 1;
+    if (row->route_row == NONE) {
+        eject_packet(state, domain, channel, index, head_ps, injected_ps, message, payload);
+        return;
+    }
+    packet->time_ps = head_ps;
+    packet->injected_ps = injected_ps;
+    packet->message = message;
+    packet->destination = destination;
+    put_in_inbox(state, domain, choose_output(state, channel, message, destination), index);
+}
+
+/* --- switches -------------------------------------------------------------------------------------------------- */
+
+/* Sort keys[first] to keys[first + count - 1]: runs by insertion, then merges through the scratch table. */
+static void sort_keys(fabric_state *state, int64_t first, int64_t count)
+{
+    key_row *keys = state->keys;
+    swap_row *swap = state->swap;
+    int64_t end = first + count;
+    for (int64_t start = first; start < end; start += RUN) {
+        int64_t stop = min(start + RUN, end);
+        for (int64_t index = start + 1; index < stop; index++) {
+            int64_t key = keys[index].key;
+            int64_t place = index;
+            while (place > start && keys[place - 1].key > key) {
+                keys[place].key = keys[place - 1].key;
+                place -= 1;
+            }
+            keys[place].key = key;
+        }
+    }
+    for (int64_t width = RUN; width < count; width *= 2) {
+        for (int64_t start = first; start < end; start += 2 * width) {
+            int64_t middle = min(start + width, end);
+            int64_t stop = min(start + 2 * width, end);
+            if (middle == stop || keys[middle - 1].key <= keys[middle].key) {
+                continue;
+            }
+            for (int64_t index = start; index < middle; index++) {
+                swap[index].key = keys[index].key;
+            }
+            int64_t left = start;
+            int64_t right = middle;
+            int64_t place = start;
+            while (left < middle) {
+                if (right < stop && keys[right].key < swap[left].key) {
+                    keys[place].key = keys[right].key;
+                    right += 1;
+                } else {
+                    keys[place].key = swap[left].key;
+                    left += 1;
+                }
+                place += 1;
+            }
+        }
+    }
+}
+
+/* Bring keys[first] to keys[first + count - 1], packets whose heads arrive at one instant, into tie order. */
+static void break_ties(fabric_state *state, int64_t first, int64_t count)
+{
+    key_row *keys = state->keys;
+    packet_row *packets = state->packets;
+    channel_row *channels = state->channels;
+    int64_t end = first + count;
+    for (int64_t place = first; place < end; place++) {
+        int64_t index = keys[place].key & INDEX_MASK;
+        int64_t tie = mix32(channels[packets[index].channel].tie_key ^ (packets[index].time_ps & MASK32));
+        keys[place].key = (tie << INDEX_BITS) | index;
+    }
+    sort_keys(state, first, count);
+    /* Equal ties are rare (1 in 2**32); the place decides them, which rises with the channel within a plane. */
+    for (int64_t place = first + 1; place < end; place++) {
+        int64_t key = keys[place].key;
+        int64_t here = packets[key & INDEX_MASK].channel;
+        int64_t spot = place;
+        while (spot > first && keys[spot - 1].key >> INDEX_BITS == key >> INDEX_BITS &&
+               packets[keys[spot - 1].key & INDEX_MASK].channel > here) {
+            keys[spot].key = keys[spot - 1].key;
+            spot -= 1;
+        }
+        keys[spot].key = key;
+    }
+}
+
+/* Empty the inbox of an output for this window into its queue, in tie order. */
+INLINE void queue_arrivals(fabric_state *state, int64_t domain, int64_t channel, int64_t inbox_index,
+                           int64_t window_end_ps)
+{
+    domain_row *owner = &state->domains[domain];
+    channel_row *row = &state->channels[channel];
+    packet_row *packets = state->packets;
+    key_row *keys = state->keys;
+    int64_t window_start_ps = owner->window_start_ps;
+    int64_t first = owner->first_key;
+    int64_t index = state->inboxes[inbox_index].packet;
+    state->inboxes[inbox_index].packet = NONE;
+    int64_t end = first;
+    while (index != NONE) {
+        int64_t after = packets[index].next;
+        int64_t time_ps = packets[index].time_ps;
+        owner->arriving -= 1;
+        if (time_ps < window_end_ps) {
+            keys[end].key = ((time_ps - window_start_ps) << INDEX_BITS) | index;
+            end += 1;
+        } else {
+            put_in_inbox(state, domain, channel, index);
+        }
+        index = after;
+    }
+    if (end - first > 1) {
+        sort_keys(state, first, end - first);
+        int64_t place = first;
+        while (place < end) {
+            int64_t instant = keys[place].key >> INDEX_BITS;
+            int64_t stop = place + 1;
+            while (stop < end && keys[stop].key >> INDEX_BITS == instant) {
+                stop += 1;
+            }
+            if (stop - place > 1) {
+                break_ties(state, place, stop - place);
+            }
+            place = stop;
+        }
+    }
+    for (int64_t place = first; place < end; place++) {
+        index = keys[place].key & INDEX_MASK;
+        packets[index].next = NONE;
+        if (row->queue_first == NONE) {
+            row->queue_first = index;
+        } else {
+            packets[row->queue_last].next = index;
+        }
+        row->queue_last = index;
+    }
+}
+
+/* Start what the queue of a switch output can start in this window; note when to look again. */
+INLINE void serve_output(fabric_state *state, int64_t domain, int64_t channel, int64_t window_end_ps)
+{
+    /* Outputs do not see each other: each does its whole window on its own. */
+    channel_row *row = &state->channels[channel];
+    channel_row *channels = state->channels;
+    packet_row *packets = state->packets;
+    duration_row *durations = state->durations;
+    int64_t free_ps = row->free_ps;
+    int64_t room_bytes = row->room_bytes;
+    int64_t least_room_bytes = row->least_room_bytes;
+    int64_t started = 0, busy_ps = 0, bytes = 0, stall_ps = 0;
+    int64_t blocked = 0;
+    int64_t wake_ps = NEVER;
+    int64_t index = row->queue_first;
+    while (index != NONE) {
+        packet_row *packet = &packets[index];
+        int64_t came_by = packet->channel;
+        PREFETCH(packets, packet->next);
+        PREFETCH(packets, channels[came_by].credit_last);
+        int64_t payload = packet->payload_bytes;
+        int64_t wire_bytes = durations[payload].value;
+        int64_t serialization_ps = durations[row->serialization_row + payload].value;
+        /* A faster output waits so that it never runs dry: e in docs/physics.md, section 5. */
+        int64_t lead_ps = durations[channels[came_by].serialization_row + payload].value - serialization_ps;
+        int64_t could_ps = max(packet->time_ps + max(0, lead_ps), free_ps);
+        if (could_ps >= window_end_ps) {
+            wake_ps = could_ps;
+            break;
+        }
+        int64_t start_ps = could_ps;
+        room_bytes += take_credits(state, domain, channel, start_ps);
+        while (room_bytes < wire_bytes && row->credit_first != NONE) {
+            start_ps = packets[row->credit_first].time_ps;
+            if (start_ps >= window_end_ps) {
+                break;
+            }
+            room_bytes += take_credits(state, domain, channel, start_ps);
+        }
+        if (room_bytes < wire_bytes) {
+            blocked = 1;
+            if (row->credit_first != NONE) {
+                wake_ps = packets[row->credit_first].time_ps;
+            }
+            break;
+        }
+        room_bytes -= wire_bytes;
+        least_room_bytes = min(least_room_bytes, room_bytes);
+        started += 1;
+        busy_ps += serialization_ps;
+        bytes += wire_bytes;
+        stall_ps += start_ps - could_ps;
+        free_ps = start_ps + serialization_ps;
+        int64_t after = packet->next;
+        pass_on(state, domain, channel, start_ps, packet->injected_ps, packet->message, packet->destination,
+                payload);
+        return_credit(state, index, free_ps + channels[came_by].latency_ps);
+        index = after;
+    }
+    row->queue_first = index;
+    row->free_ps = free_ps;
+    row->room_bytes = room_bytes;
+    row->least_room_bytes = least_room_bytes;
+    row->blocked = blocked;
+    row->packets += started;
+    row->busy_ps += busy_ps;
+    row->wire_bytes += bytes;
+    row->credit_stall_ps += stall_ps;
+    state->wakes[channel].wake_ps = wake_ps;
+}
+
+/* --- terminals ------------------------------------------------------------------------------------------------- */
+
+/* Note that something happens at a terminal at time_ps. */
+static void add_timer(fabric_state *state, int64_t terminal, int64_t time_ps, int64_t kind, int64_t subject)
+{
+    clock_row *clock = state->clock;
+    timer_row *timers = state->timers;
+    int64_t fresh = clock->free_timer;
+    clock->free_timer = timers[fresh].next;
+    timers[fresh].time_ps = time_ps;
+    timers[fresh].kind = kind;
+    timers[fresh].subject = subject;
+    /* Most come near the one before: search from there. */
+    int64_t before = state->terminals[terminal].recent_timer;
+    int64_t after = NONE;
+    if (before != NONE) {
+        after = timers[before].next;
+    }
+    while (before != NONE && timers[before].time_ps > time_ps) {
+        after = before;
+        before = timers[before].previous;
+    }
+    while (after != NONE && timers[after].time_ps <= time_ps) {
+        before = after;
+        after = timers[after].next;
+    }
+    timers[fresh].next = after;
+    timers[fresh].previous = before;
+    if (after != NONE) {
+        timers[after].previous = fresh;
+    }
+    if (before == NONE) {
+        state->terminals[terminal].first_timer = fresh;
+    } else {
+        timers[before].next = fresh;
+    }
+    state->terminals[terminal].recent_timer = fresh;
+}
+
+/* Count one share of a message as sent. */
+static void send_part(fabric_state *state, int64_t part, int64_t message)
+{
+    message_row *row = &state->messages[message];
+    row->first_injection_ps = min(row->first_injection_ps, state->parts[part].first_injection_ps);
+    row->sent_ps = max(row->sent_ps, state->parts[part].sent_ps);
+    row->shares_left -= 1;
+    if (row->shares_left == 0) {
+        add_timer(state, row->source, row->sent_ps, TIMERKIND_MESSAGE_SENT, message);
+    }
+}
+
+/* Count one share of a message as complete. */
+static void complete_part(fabric_state *state, int64_t part, int64_t message)
+{
+    message_row *row = &state->messages[message];
+    row->complete_ps = max(row->complete_ps, state->parts[part].complete_ps);
+    row->parts_left -= 1;
+    if (row->parts_left == 0) {
+        add_timer(state, row->destination, row->complete_ps, TIMERKIND_MESSAGE_COMPLETE, message);
+    }
+}
+
+/* End a task and let begin the tasks that wait for nothing else. */
+static void end_task(fabric_state *state, int64_t task, int64_t now_ps)
+{
+    task_row *row = &state->tasks[task];
+    row->end_ps = now_ps;
+    state->clock->tasks_left -= 1;
+    int64_t end = row->successors_first + row->successors_count;
+    for (int64_t place = row->successors_first; place < end; place++) {
+        int64_t successor = state->successors[place].task;
+        task_row *after = &state->tasks[successor];
+        after->waiting -= 1;
+        if (after->waiting == 0) {
+            after->begin_ps = max(now_ps, after->not_before_ps) + after->gap_ps;
+            int64_t start_ps = after->begin_ps + after->launch_ps;
+            add_timer(state, after->terminal, start_ps, TIMERKIND_TASK_STARTS, successor);
+        }
+    }
+}
+
+/* Count one message of a task as sent or complete. */
+static void finish_part(fabric_state *state, int64_t task, int64_t now_ps)
+{
+    task_row *row = &state->tasks[task];
+    row->pending -= 1;
+    if (row->pending == 0 && row->started == 1) {
+        end_task(state, task, now_ps);
+    }
+}
+
+/* Whether a share of a message goes over the plane at a position in its bundle. */
+static _Bool uses_plane(fabric_state *state, int64_t message, int64_t position)
+{
+    message_row *row = &state->messages[message];
+    int64_t distance = position - row->first_plane;
+    if (distance < 0) {
+        distance += state->bundles[row->bundle].num_members;
+    }
+    return distance < row->num_shares;
+}
+
+/* Put a message that is ready into its bundle's list, by (ready time, row), and wake the injectors that it uses. */
+static void queue_message(fabric_state *state, int64_t message, int64_t now_ps)
+{
+    message_row *messages = state->messages;
+    message_row *row = &messages[message];
+    bundle_row *bundle = &state->bundles[row->bundle];
+    /* Only messages of this instant can stand behind the new one, and no injector has looked at those yet. */
+    if (bundle->ready_ps != now_ps) {
+        bundle->ready_ps = now_ps;
+        bundle->anchor = bundle->last_ready;
+        bundle->instant_first = NONE;
+    }
+    int64_t before = bundle->last_ready;
+    int64_t after = NONE;
+    if (bundle->instant_first != NONE && message < before) {
+        before = bundle->anchor;
+        after = bundle->instant_first;
+        while (after < message) {
+            before = after;
+            after = messages[before].next_ready;
+        }
+    } else {
+        bundle->last_ready = message;
+    }
+    if (before != NONE) {
+        messages[before].next_ready = message;
+    }
+    if (after == bundle->instant_first) {
+        bundle->instant_first = message;
+    }
+    row->next_ready = after;
+    for (int64_t position = 0; position < bundle->num_members; position++) {
+        int64_t injector = state->members[bundle->first_member + position].injector;
+        injector_row *server = &state->injectors[injector];
+        if (server->next_message == after) {
+            server->next_message = message;
+        }
+        if (uses_plane(state, message, position)) {
+            int64_t channel = server->channel;
+            int64_t wake_ps = max(now_ps, state->channels[channel].free_ps);
+            state->wakes[channel].wake_ps = min(state->wakes[channel].wake_ps, wake_ps);
+        }
+    }
+}
+
+/* End one wait of a message; with the last it becomes ready. */
+static void release_message(fabric_state *state, int64_t message, int64_t now_ps)
+{
+    message_row *row = &state->messages[message];
+    row->waiting -= 1;
+    if (row->waiting > 0) {
+        return;
+    }
+    state->clock->waits_left -= 1;
+    row->ready_ps = now_ps;
+    if (row->share_bytes > 0) {
+        queue_message(state, message, now_ps);
+        return;
+    }
+    /* A message without packets is done at once, by timers of this instant: they keep the call depth flat. */
+    row->first_injection_ps = now_ps;
+    row->sent_ps = now_ps;
+    row->complete_ps = now_ps;
+    int64_t source = row->source;
+    add_timer(state, source, now_ps, TIMERKIND_MESSAGE_SENT, message);
+    if (source == row->destination) {
+        add_timer(state, source, now_ps, TIMERKIND_MESSAGE_COMPLETE, message);
+    }
+}
+
+/* Do what the first timer of a terminal says. */
+static void handle_timer(fabric_state *state, int64_t terminal)
+{
+    clock_row *clock = state->clock;
+    int64_t index = state->terminals[terminal].first_timer;
+    timer_row *timer = &state->timers[index];
+    int64_t now_ps = timer->time_ps;
+    int64_t subject = timer->subject;
+    int64_t kind = timer->kind;
+    int64_t after = timer->next;
+    state->terminals[terminal].first_timer = after;
+    if (after != NONE) {
+        state->timers[after].previous = NONE;
+    }
+    if (state->terminals[terminal].recent_timer == index) {
+        state->terminals[terminal].recent_timer = after;
+    }
+    timer->next = clock->free_timer;
+    clock->free_timer = index;
+    if (kind == TIMERKIND_TASK_STARTS) {
+        task_row *task = &state->tasks[subject];
+        task->started = 1;
+        clock->waits_left -= 1;
+        int64_t end = task->sends_first + task->sends_count;
+        for (int64_t place = task->sends_first; place < end; place++) {
+            release_message(state, state->sends[place].message, now_ps);
+        }
+        if (task->pending == 0) {
+            end_task(state, subject, now_ps);
+        }
+        return;
+    }
+    message_row *message = &state->messages[subject];
+    int64_t first, stop, task_index;
+    if (kind == TIMERKIND_MESSAGE_SENT) {
+        first = message->after_sent_first;
+        stop = first + message->after_sent_count;
+        task_index = message->source_task;
+    } else {
+        first = message->after_complete_first;
+        stop = first + message->after_complete_count;
+        task_index = message->target_task;
+    }
+    for (int64_t place = first; place < stop; place++) {
+        release_message(state, state->followers[place].message, now_ps);
+    }
+    finish_part(state, task_index, now_ps);
+}
+
+/* Let ready shares take the free slots. */
+INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector)
+{
+    domain_row *owner = &state->domains[domain];
+    injector_row *row = &state->injectors[injector];
+    share_row *shares = state->shares;
+    /* The injector is looked at only when its channel is free, so slots may have been free, and shares ready, for some
+       time: each share takes the slot that has been free longest, at the later of both times. */
+    while (row->fresh_slots > 0 || row->freed_first != NONE) {
+        int64_t message_index = row->next_message;
+        while (message_index != NONE && !uses_plane(state, message_index, row->position)) {
+            message_index = state->messages[message_index].next_ready;
+        }
+        row->next_message = message_index;
+        if (message_index == NONE) {
+            return;
+        }
+        message_row *message = &state->messages[message_index];
+        row->next_message = message->next_ready;
+        int64_t taken_ps = message->ready_ps;
+        int64_t index;
+        if (row->fresh_slots > 0) {
+            row->fresh_slots -= 1;
+            index = owner->free_share;
+            owner->free_share = shares[index].next;
+        } else {
+            index = row->freed_first;
+            row->freed_first = shares[index].next;
+            taken_ps = max(taken_ps, shares[index].until_ps);
+        }
+        share_row *share = &shares[index];
+        share->until_ps = taken_ps + state->clock->message_overhead_ps;
+        share->bytes_left = message->share_bytes;
+        share->message = message_index;
+        share->destination = message->destination;
+        share->started = 0;
+        share->joined = 2 * taken_ps;
+        share->next = NONE;
+        if (row->waiting_first == NONE) {
+            row->waiting_first = index;
+            row->wait_end_ps = share->until_ps;
+        } else {
+            shares[row->waiting_last].next = index;
+        }
+        row->waiting_last = index;
+    }
+}
+
+/* Let the shares whose wait is over take the places in the ring that they hold since they took their slots. */
+INLINE void end_waits(fabric_state *state, int64_t injector, int64_t now_ps)
+{
+    injector_row *row = &state->injectors[injector];
+    share_row *shares = state->shares;
+    /* They stand before all that went to the back later. To skip them in the ring while they wait would take a walk
+       per packet. */
+    while (row->wait_end_ps <= now_ps) {
+        int64_t index = row->waiting_first;
+        share_row *share = &shares[index];
+        row->waiting_first = share->next;
+        row->wait_end_ps = NEVER;
+        if (share->next != NONE) {
+            row->wait_end_ps = shares[share->next].until_ps;
+        }
+        int64_t before = NONE;
+        int64_t after = row->ring_first;
+        while (after != NONE && shares[after].joined <= share->joined) {
+            before = after;
+            after = shares[after].next;
+        }
+        share->next = after;
+        if (before == NONE) {
+            row->ring_first = index;
+        } else {
+            shares[before].next = index;
+        }
+        if (after == NONE) {
+            row->ring_last = index;
+        }
+    }
+}
+
+/* Since when a share in the ring could start but for room: when the first of their waits ended. */
+static int64_t blocked_since(fabric_state *state, int64_t injector)
+{
+    int64_t since_ps = NEVER;
+    int64_t index = state->injectors[injector].ring_first;
+    while (index != NONE) {
+        since_ps = min(since_ps, state->shares[index].until_ps);
+        index = state->shares[index].next;
+    }
+    return since_ps;
+}
+
+/* Free the slot of a share whose last packet has started; the injection time of that packet ends at sent_ps. */
+INLINE void end_share(fabric_state *state, int64_t domain, int64_t injector, int64_t index, int64_t sent_ps)
+{
+    domain_row *owner = &state->domains[domain];
+    injector_row *row = &state->injectors[injector];
+    share_row *share = &state->shares[index];
+    int64_t message = share->message;
+    share->until_ps = sent_ps;
+    share->next = NONE;
+    if (row->freed_first == NONE) {
+        row->freed_first = index;
+    } else {
+        state->shares[row->freed_last].next = index;
+    }
+    row->freed_last = index;
+    int64_t part = state->channels[row->channel].first_part + message;
+    state->parts[part].sent_ps = sent_ps;
+    if (state->clock->defers == 1) {
+        state->parts[part].next_sent = NONE;
+        if (owner->sent_first == NONE) {
+            owner->sent_first = part;
+        } else {
+            state->parts[owner->sent_last].next_sent = part;
+        }
+        owner->sent_last = part;
+    } else {
+        send_part(state, part, message);
+    }
+}
+
+/* Let a free injection channel pick (docs/physics.md, section 8), again and again before until_ps; note when to look
+   at it again. */
+static void serve_injector(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
+{
+    channel_row *row = &state->channels[channel];
+    int64_t injector = row->injector;
+    injector_row *server = &state->injectors[injector];
+    share_row *shares = state->shares;
+    duration_row *durations = state->durations;
+    int64_t max_payload_bytes = state->clock->max_payload_bytes;
+    int64_t now_ps = state->wakes[channel].wake_ps;
+    while (now_ps < until_ps) {
+        if (server->next_message != NONE) {
+            fill_slots(state, domain, injector);
+        }
+        if (server->wait_end_ps <= now_ps) {
+            end_waits(state, injector, now_ps);
+        }
+        row->room_bytes += take_credits(state, domain, channel, now_ps);
+        int64_t room_bytes = row->room_bytes;
+        int64_t before = NONE;
+        int64_t index = server->ring_first;
+        int64_t payload = 0;
+        int64_t wire_bytes = 0;
+        while (index != NONE) {
+            payload = min(shares[index].bytes_left, max_payload_bytes);
+            wire_bytes = durations[payload].value;
+            if (room_bytes >= wire_bytes) {
+                break;
+            }
+            row->blocked = 1;
+            before = index;
+            index = shares[index].next;
+        }
+        if (index == NONE) {
+            now_ps = server->wait_end_ps;
+            if (row->blocked == 1 && row->credit_first != NONE) {
+                now_ps = min(now_ps, state->packets[row->credit_first].time_ps);
+            }
+            continue;
+        }
+
+        if (row->blocked == 1) {
+            row->blocked = 0;
+            row->credit_stall_ps += now_ps - max(blocked_since(state, injector), row->free_ps);
+        }
+        share_row *share = &shares[index];
+        int64_t message = share->message;
+        row->room_bytes = room_bytes - wire_bytes;
+        row->least_room_bytes = min(row->least_room_bytes, room_bytes - wire_bytes);
+        row->packets += 1;
+        row->busy_ps += durations[row->serialization_row + payload].value;
+        row->wire_bytes += wire_bytes;
+        int64_t free_ps = now_ps + durations[server->injection_row + payload].value;
+        row->free_ps = free_ps;
+        pass_on(state, domain, channel, now_ps, now_ps, message, share->destination, payload);
+        if (share->started == 0) {
+            share->started = 1;
+            state->parts[row->first_part + message].first_injection_ps = now_ps;
+        }
+        share->bytes_left -= payload;
+        share->joined = 2 * now_ps + 1;
+        int64_t after = share->next;
+        if (share->bytes_left == 0 || after != NONE) {
+            /* Take the share out of the ring. */
+            if (before == NONE) {
+                server->ring_first = after;
+            } else {
+                shares[before].next = after;
+            }
+            if (after == NONE) {
+                server->ring_last = before;
+            }
+            if (share->bytes_left == 0) {
+                end_share(state, domain, injector, index, free_ps);
+            } else {
+                shares[server->ring_last].next = index;
+                share->next = NONE;
+                server->ring_last = index;
+            }
+        }
+        now_ps = NEVER;
+        if (server->ring_first != NONE || server->waiting_first != NONE || server->next_message != NONE) {
+            now_ps = free_ps;
+        }
+    }
+    state->wakes[channel].wake_ps = now_ps;
+}
+
+/* Process all that happens at a terminal in this window, in time order, where all planes are one domain. */
+static void process_terminal(fabric_state *state, int64_t terminal, int64_t window_end_ps)
+{
+    terminal_row *row = &state->terminals[terminal];
+    wake_row *wakes = state->wakes;
+    int64_t first = row->first_injector;
+    int64_t end = first + row->num_injectors;
+    for (;;) {
+        int64_t wake_ps = NEVER;
+        int64_t earliest = NONE;
+        for (int64_t injector = first; injector < end; injector++) {
+            int64_t channel = state->injectors[injector].channel;
+            if (wakes[channel].wake_ps < wake_ps) {
+                wake_ps = wakes[channel].wake_ps;
+                earliest = channel;
+            }
+        }
+        int64_t timer_ps = NEVER;
+        if (row->first_timer != NONE) {
+            timer_ps = state->timers[row->first_timer].time_ps;
+        }
+        if (min(timer_ps, wake_ps) >= window_end_ps) {
+            return;
+        }
+        /* Completions come before picks within one instant. */
+        if (timer_ps <= wake_ps) {
+            handle_timer(state, terminal);
+        } else {
+            serve_injector(state, 0, earliest, wake_ps + 1);
+        }
+    }
+}
+
+/* --- the run --------------------------------------------------------------------------------------------------- */
+
+/* When the first channel of a domain has work that no inbox announces. */
+static int64_t earliest_wake(fabric_state *state, int64_t domain)
+{
+    int64_t first = state->domains[domain].first_channel;
+    int64_t end = first + state->domains[domain].num_channels;
+    int64_t wake_ps = NEVER;
+    for (int64_t channel = first; channel < end; channel++) {
+        wake_ps = min(wake_ps, state->wakes[channel].wake_ps);
+    }
+    return wake_ps;
+}
+
+/* When the first thing happens that takes no packet. */
+static int64_t earliest_timer(fabric_state *state)
+{
+    int64_t time_ps = NEVER;
+    for (int64_t terminal = 0; terminal < state->clock->num_terminals; terminal++) {
+        int64_t first_timer = state->terminals[terminal].first_timer;
+        if (first_timer != NONE) {
+            time_ps = min(time_ps, state->timers[first_timer].time_ps);
+        }
+    }
+    return time_ps;
+}
+
+/* Set the epoch to the earliest thing that can happen and return CODE_SLICE; else CODE_DONE, _STALLED, _TIME_LIMIT. */
+static int64_t open_epoch(fabric_state *state)
+{
+    clock_row *clock = state->clock;
+    int64_t start_ps = NEVER;
+    for (int64_t domain = 0; domain < clock->num_domains; domain++) {
+        if (state->domains[domain].arriving > 0) {
+            start_ps = clock->epoch_end_ps;
+            break;
+        }
+    }
+    if (start_ps == NEVER) {
+        start_ps = earliest_timer(state);
+        for (int64_t domain = 0; domain < clock->num_domains; domain++) {
+            start_ps = min(start_ps, earliest_wake(state, domain));
+        }
+        if (start_ps == NEVER) {
+            for (int64_t domain = 0; domain < clock->num_domains; domain++) {
+                come_home(state, domain);
+            }
+            if (clock->tasks_left == 0) {
+                return CODE_DONE;
+            }
+            return CODE_STALLED;
+        }
+    }
+    /* A message that became ready in the last epoch can ask for a look back; nothing starts before that epoch's end. */
+    start_ps = max(start_ps, clock->epoch_end_ps);
+    if (start_ps >= clock->limit_ps) {
+        return CODE_TIME_LIMIT;
+    }
+    clock->epoch_start_ps = (start_ps >> clock->window_shift) << clock->window_shift;
+    clock->epoch_end_ps = clock->epoch_start_ps + (clock->epoch_windows << clock->window_shift);
+    if (clock->defers == 1 && clock->waits_left == 0) {
+        clock->epoch_end_ps = NEVER;
+    }
+    clock->epoch_open = 1;
+    return CODE_SLICE;
+}
+
+/* Take all credits of a domain in which nothing can happen any more. */
+static void come_home(fabric_state *state, int64_t domain)
+{
+    int64_t first = state->domains[domain].first_channel;
+    int64_t end = first + state->domains[domain].num_channels;
+    for (int64_t channel = first; channel < end; channel++) {
+        state->channels[channel].room_bytes += take_credits(state, domain, channel, NEVER);
+    }
+}
+
+/* Take the windows of a domain until the end of the epoch or until about max_events packets have started. */
+static int64_t run_domain(fabric_state *state, int64_t domain, int64_t max_events)
+{
+    /* Returns CODE_DONE at the end of the epoch, CODE_SLICE before it, CODE_TIME_LIMIT, or CODE_PACKETS_FULL: before
+       anything of the next place has changed. */
+    clock_row *clock = state->clock;
+    domain_row *row = &state->domains[domain];
+    wake_row *wakes = state->wakes;
+    inbox_row *inboxes = state->inboxes;
+    int64_t shift = clock->window_shift;
+    /* Without deferring, terminals are places before the channels. */
+    int64_t num_terminals = 0;
+    if (clock->defers == 0) {
+        num_terminals = clock->num_terminals;
+    }
+    int64_t first_channel = row->first_channel - num_terminals;
+    int64_t num_places = num_terminals + row->num_channels;
+    int64_t hops_end = row->hops + max_events;
+    row->window_start_ps = max(row->window_start_ps, clock->epoch_start_ps);
+    while (row->window_start_ps < clock->epoch_end_ps) {
+        if (row->next_place == 0) {
+            if (row->hops >= hops_end) {
+                return CODE_SLICE;
+            }
+            if (row->arriving == 0) {
+                int64_t wake_ps = earliest_wake(state, domain);
+                if (num_terminals > 0) {
+                    wake_ps = min(wake_ps, earliest_timer(state));
+                }
+                if (wake_ps >= clock->epoch_end_ps) {
+                    break;
+                }
+                row->window_start_ps = max(row->window_start_ps, (wake_ps >> shift) << shift);
+            }
+            if (row->window_start_ps >= clock->limit_ps) {
+                return CODE_TIME_LIMIT;
+            }
+        }
+        int64_t window_end_ps = row->window_start_ps + ((int64_t)1 << shift);
+        int64_t first_inbox = ((row->window_start_ps >> shift) & clock->wheel_mask) * clock->num_channels;
+        for (int64_t place = row->next_place; place < num_terminals; place++) {
+            if (row->num_free_packets < row->max_starts) {
+                row->next_place = place;
+                return CODE_PACKETS_FULL;
+            }
+            process_terminal(state, place, window_end_ps);
+        }
+        for (int64_t place = max(row->next_place, num_terminals); place < num_places; place++) {
+            int64_t channel = first_channel + place;
+            int64_t inbox_index = first_inbox + channel;
+            if (place + AHEAD < num_places) {
+                PREFETCH(state->packets, state->channels[channel + AHEAD].queue_first);
+                PREFETCH(state->packets, state->channels[channel + AHEAD].credit_first);
+                PREFETCH(state->packets, inboxes[inbox_index + AHEAD].packet);
+            }
+            if (wakes[channel].wake_ps >= window_end_ps && inboxes[inbox_index].packet == NONE) {
+                continue;
+            }
+            if (row->num_free_packets < row->max_starts) {
+                row->next_place = place;
+                return CODE_PACKETS_FULL;
+            }
+            if (state->channels[channel].injector != NONE) {
+                serve_injector(state, domain, channel, window_end_ps);
+            } else {
+                if (inboxes[inbox_index].packet != NONE) {
+                    queue_arrivals(state, domain, channel, inbox_index, window_end_ps);
+                }
+                serve_output(state, domain, channel, window_end_ps);
+            }
+        }
+        row->next_place = 0;
+        row->window_start_ps = window_end_ps;
+    }
+    if (clock->epoch_end_ps != NEVER) {
+        row->window_start_ps = clock->epoch_end_ps;
+    }
+    return CODE_DONE;
+}
+
+/* Handle what became sent and complete in the epoch, in time order at each terminal. */
+static void close_epoch(fabric_state *state)
+{
+    clock_row *clock = state->clock;
+    clock->epoch_open = 0;
+    clock->next_domain = 0;
+    if (clock->defers == 0) {
+        return;
+    }
+    for (int64_t domain = 0; domain < clock->num_domains; domain++) {
+        domain_row *row = &state->domains[domain];
+        int64_t part = row->sent_first;
+        while (part != NONE) {
+            send_part(state, part, part % clock->num_messages);
+            part = state->parts[part].next_sent;
+        }
+        row->sent_first = NONE;
+        part = row->complete_first;
+        while (part != NONE) {
+            complete_part(state, part, part % clock->num_messages);
+            part = state->parts[part].next_complete;
+        }
+        row->complete_first = NONE;
+    }
+    for (int64_t terminal = 0; terminal < clock->num_terminals; terminal++) {
+        int64_t first_timer = state->terminals[terminal].first_timer;
+        while (first_timer != NONE && state->timers[first_timer].time_ps < clock->epoch_end_ps) {
+            handle_timer(state, terminal);
+            first_timer = state->terminals[terminal].first_timer;
+        }
+    }
+}
+
+/* Process epochs until about max_events packets have started; part: WHOLE, OPEN, CLOSE or a domain, for threads. */
+int64_t fabric_run(fabric_state *state, int64_t part, int64_t max_events)
+{
+    clock_row *clock = state->clock;
+    int64_t events = 0;
+    for (;;) {
+        if (part == PART_OPEN || (part == PART_WHOLE && clock->epoch_open == 0)) {
+            if (part == PART_WHOLE && events >= max_events) {
+                return CODE_SLICE;
+            }
+            int64_t code = open_epoch(state);
+            if (part == PART_OPEN || code != CODE_SLICE) {
+                return code;
+            }
+        }
+        while (part != PART_CLOSE && clock->next_domain < clock->num_domains) {
+            int64_t domain = part == PART_WHOLE ? clock->next_domain : part;
+            int64_t before = state->domains[domain].hops;
+            int64_t code = run_domain(state, domain, max_events - events);
+            if (part != PART_WHOLE || code != CODE_DONE) {
+                return code;
+            }
+            events += state->domains[domain].hops - before;
+            clock->next_domain += 1;
+        }
+        close_epoch(state);
+        if (part == PART_CLOSE) {
+            return CODE_SLICE;
+        }
+    }
+}

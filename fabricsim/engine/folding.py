@@ -1,0 +1,205 @@
+"""Folding: of planes that are alike and carry alike, one is simulated and stands for all (docs/physics.md, section 12).
+
+The engine knows nothing of it. It gets a smaller network, with one plane of each class of planes that are alike, and a
+schedule whose messages are what those planes carry; ``Folding.unfold`` makes the record of the whole from its record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fabricsim.engine.driver import RunRecord
+from fabricsim.fabrics.network import Channels, Network
+from fabricsim.workloads.schedule import Schedule
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Folding:
+    """What to simulate for a network and a schedule, and what it stands for.
+
+    ``stand_in[c]`` is the channel of ``network`` that stands for channel c of the whole (int64). Each packet of the run
+    stands for ``copies`` packets. ``words`` say how the planes were folded, or why they were not.
+    """
+
+    network: Network
+    schedule: Schedule
+    stand_in: Int64
+    copies: int
+    words: str
+
+    @property
+    def folded(self) -> bool:
+        """Whether channels stand for others than themselves."""
+        return len(self.network.channels) < len(self.stand_in)
+
+    def unfold(self, record: RunRecord) -> RunRecord:
+        """Turn the record of the run into that of the whole; times and the engine's own figures stay as they are."""
+        of_channels = [field.name for field in fields(record) if field.name.startswith("channel_")]
+        return replace(
+            record,
+            **{name: getattr(record, name)[self.stand_in] for name in of_channels},
+            packet_latency_counts=record.packet_latency_counts * self.copies,
+            packet_latency_sum_ps=record.packet_latency_sum_ps * self.copies,
+            packets=record.packets * self.copies,
+            packet_hops=int(record.channel_packets[self.stand_in].sum()),
+        )
+
+
+def unfolded(network: Network, schedule: Schedule, why: str) -> Folding:
+    """Return the folding that folds nothing, and say why."""
+    return Folding(network, schedule, np.arange(len(network.channels)), copies=1, words=why)
+
+
+def fold(network: Network, schedule: Schedule, terminal_of_rank: Int32) -> Folding:
+    """Fold the planes that are alike, if that changes no recorded figure.
+
+    No hash, tie or counter knows the number of its plane, so planes that are alike do the same as long as they carry
+    the same: every message that uses one of them uses all of them.
+    """
+    if network.num_planes == 1:
+        return unfolded(network, schedule, "the fabric has one plane")
+    plane_class = classes_of_planes(network)
+    count = np.bincount(plane_class)
+    if len(count) == network.num_planes:
+        return unfolded(network, schedule, "no two planes are alike")
+
+    is_first = np.zeros(network.num_planes, np.bool_)
+    is_first[np.unique(plane_class, return_index=True)[1]] = True
+    member_plane = network.channels.plane[network.bundle_channels]
+    width = np.diff(network.bundle_first)
+    bundle_of_member = np.repeat(np.arange(len(width)), width)
+    folded_width = np.bincount(bundle_of_member[is_first[member_plane]], minlength=len(width))
+
+    messages = schedule.messages
+    terminal = terminal_of_rank[schedule.tasks.rank]
+    source, target = terminal[messages.source_task], terminal[messages.target_task]
+    moves = (messages.size_bytes > 0) & (source != target)
+    bundle = np.where(moves, network.bundle_index[source, target], 0)
+    shares = np.minimum(width[bundle], -(-messages.size_bytes // network.packet.stripe_min_bytes))
+    folds = moves & (folded_width[bundle] < width[bundle])
+    partial = np.flatnonzero(folds & (shares < width[bundle]))
+    if len(partial):
+        row = partial[messages.size_bytes[partial].argmin()]
+        return unfolded(
+            network,
+            schedule,
+            f"a message of {messages.size_bytes[row]:,} B uses {shares[row]} of {width[bundle[row]]} planes",
+        )
+
+    used = np.zeros(len(width), np.bool_)
+    used[bundle[moves]] = True
+    copies = np.unique(count[plane_class[member_plane[used[bundle_of_member]]]])
+    if len(copies) > 1:
+        stands_for = " and for ".join(map(str, copies))
+        return unfolded(
+            network,
+            schedule,
+            f"planes that carry packets would stand for {stands_for}, but their latencies are recorded together",
+        )
+
+    # What a folded bundle carries of a message, so that its channels get the shares that they get in the whole: never
+    # less than striping over all of them needs.
+    share_bytes = -(-messages.size_bytes // width[bundle])
+    size_bytes = np.where(folds, share_bytes * folded_width[bundle], messages.size_bytes)
+    one_of_each = _planes_of(network, is_first)
+    first_channel = np.searchsorted(one_of_each.channels.plane, np.arange(len(count)))
+    return Folding(
+        network=one_of_each,
+        schedule=replace(schedule, messages=replace(messages, size_bytes=size_bytes)),
+        stand_in=first_channel[plane_class[network.channels.plane]] + network.channels.place,
+        copies=int(copies.max(initial=1)),
+        words=f"{network.num_planes} planes as {len(count)}",
+    )
+
+
+def classes_of_planes(network: Network) -> Int64:
+    """Return the class of each plane, planes that are alike being one; classes are numbered by their first planes.
+
+    Planes are alike if all their tables are equal, counted from the plane's own first channel and switch. Planes that
+    are alike in another order of channels or candidates are not found, and not folded.
+    """
+    channels, num_terminals = network.channels, network.num_terminals
+    bundle = np.full(len(channels), -1)
+    bundle[network.bundle_channels] = np.repeat(np.arange(len(network.bundle_first) - 1), np.diff(network.bundle_first))
+    switch_plane = _planes_of_switches(network)
+    first_channel = np.searchsorted(channels.plane, np.arange(network.num_planes + 1))
+    node_in_plane = np.arange(network.num_nodes)
+    found: dict[tuple[bytes, ...], int] = {}
+    classes = []
+    for plane in range(network.num_planes):
+        rows = slice(first_channel[plane], first_channel[plane + 1])
+        switches = np.flatnonzero(switch_plane == plane)
+        node_in_plane[num_terminals + switches] = num_terminals + np.arange(len(switches))
+        first, count = network.route_first[switches], network.route_count[switches]
+        routed = count > 0
+        low, high = first[routed].min(initial=len(network.candidates)), (first + count)[routed].max(initial=0)
+        tables = [
+            *(getattr(channels, name)[rows] for name in _ALIKE),
+            node_in_plane[channels.source_node[rows]],
+            node_in_plane[channels.target_node[rows]],
+            network.spray_start[rows],
+            bundle[rows],
+            count,
+            np.where(routed, first - low, 0),
+            network.candidates[low:high] - rows.start,
+        ]
+        classes.append(found.setdefault(tuple(table.tobytes() for table in tables), len(found)))
+    return np.array(classes, np.int64)
+
+
+#: What is compared of each channel as it stands; nodes are counted within their plane.
+_ALIKE = tuple(field.name for field in fields(Channels) if field.name not in ("source_node", "target_node", "plane"))
+
+
+def _planes_of_switches(network: Network) -> Int32:
+    """Return the plane of each switch, -1 where it has no channel."""
+    plane = np.full(network.num_nodes, -1, np.int32)
+    plane[network.channels.source_node] = network.channels.plane
+    plane[network.channels.target_node] = network.channels.plane
+    return plane[network.num_terminals :]
+
+
+def _planes_of(network: Network, keep: Bool) -> Network:
+    """Return the network of the planes in *keep* alone, renumbered in their order; a channel keeps its place."""
+    channels = network.channels
+    keep_channel = keep[channels.plane]
+    keep_switch = np.append(keep, False)[_planes_of_switches(network)]
+    keep_node = np.append(np.ones(network.num_terminals, np.bool_), keep_switch)
+    keep_candidate = keep_channel[network.candidates]
+    keep_member = keep_channel[network.bundle_channels]
+    channel, node, candidate, member = (
+        _renumbered(kept) for kept in (keep_channel, keep_node, keep_candidate, keep_member)
+    )
+    kept = Channels(**{field.name: getattr(channels, field.name)[keep_channel] for field in fields(channels)})
+    return replace(
+        network,
+        num_switches=int(keep_switch.sum()),
+        num_planes=int(keep.sum()),
+        channels=replace(
+            kept,
+            source_node=node[kept.source_node],
+            target_node=node[kept.target_node],
+            plane=_renumbered(keep)[kept.plane],
+        ),
+        node_names=tuple(name for name, stays in zip(network.node_names, keep_node.tolist(), strict=True) if stays),
+        route_first=candidate[network.route_first[keep_switch]],
+        route_count=network.route_count[keep_switch],
+        candidates=channel[network.candidates[keep_candidate]],
+        spray_start=network.spray_start[keep_channel],
+        bundle_first=member[network.bundle_first],
+        bundle_channels=channel[network.bundle_channels[keep_member]],
+    )
+
+
+def _renumbered(keep: Bool) -> Int32:
+    """Return for each old number, and for the one after the last, how many numbers before it are kept."""
+    number = np.zeros(len(keep) + 1, np.int32)
+    np.cumsum(keep, out=number[1:])
+    return number

@@ -1,0 +1,117 @@
+"""Threads: the domains of an epoch over a few of them, with a barrier at its end."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from fabricsim.engine.backends import Run
+from fabricsim.engine.layout import Code, Part, State
+from fabricsim.errors import ConfigError
+
+#: Packets that a thread starts before it looks which domain is behind.
+TURN_EVENTS = 200_000
+
+#: An epoch after one with fewer packet-hops than this runs on one thread: to wake another takes longer.
+WORTH_HOPS = 5_000
+
+
+def default_threads() -> int:
+    """Return how many threads to use unless told: ``SLURM_CPUS_PER_TASK``, else the CPUs that this process may use."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given:
+        if not given.isdecimal() or int(given) == 0:
+            raise ConfigError(f"SLURM_CPUS_PER_TASK is {given!r}, not a number of CPUs; correct it or give --threads")
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_of_run(asked: int | None, num_domains: int) -> int:
+    """Return how many threads a run uses: at most one per domain; ConfigError for fewer than one."""
+    if asked is not None and asked < 1:
+        raise ConfigError(f"--threads {asked}: give 1 or more, or leave it out")
+    return min(default_threads() if asked is None else asked, num_domains)
+
+
+class Threads:
+    """Several threads that run one state; what they compute does not depend on who takes which domain."""
+
+    def __init__(self, run: Run, count: int) -> None:
+        self._run = run
+        self._count = count
+        self._pool = ThreadPoolExecutor(count - 1, "fabricsim")
+        self._last_hops = 0
+
+    def __enter__(self) -> Self:
+        """Keep the threads until the block ends."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the threads end."""
+        self._pool.shutdown()
+
+    def advance(self, state: State, seconds: float) -> tuple[Code, int]:
+        """Run for about so many seconds; return a Code as a kernel does, and which domain asks for packets."""
+        until_s = time.monotonic() + seconds
+        while time.monotonic() < until_s:
+            if not state.clock["epoch_open"][0]:
+                code = Code(self._run(state, int(Part.OPEN), 0))
+                if code != Code.SLICE:
+                    return code, 0
+            before = int(state.domains["hops"].sum())
+            turns = Turns(self._run, state, until_s)
+            helpers = self._count - 1 if self._last_hops >= WORTH_HOPS else 0
+            waiting = [self._pool.submit(turns.take) for _ in range(helpers)]
+            try:
+                turns.take()
+            finally:
+                turns.end()
+                for future in waiting:
+                    future.result()
+            self._last_hops = int(state.domains["hops"].sum()) - before
+            if turns.code != Code.DONE:
+                return turns.code, turns.domain
+            self._run(state, int(Part.CLOSE), 0)
+        return Code.SLICE, 0
+
+
+class Turns:
+    """Who runs which domain next: always the one that is farthest behind, so that no thread is left without work."""
+
+    def __init__(self, run: Run, state: State, until_s: float) -> None:
+        self._run = run
+        self._state = state
+        self._until_s = until_s
+        self._lock = threading.Lock()
+        self._behind = [(int(start), domain) for domain, start in enumerate(state.domains["window_start_ps"])]
+        heapq.heapify(self._behind)
+        self.code = Code.DONE  #: the first that was neither DONE nor one more SLICE
+        self.domain = 0  #: whose it was
+
+    def end(self) -> None:
+        """Let no thread begin another turn."""
+        self._until_s = 0.0
+
+    def take(self) -> None:
+        """Run domains, turn by turn, until none is left or something has to be done between turns."""
+        while True:
+            with self._lock:
+                if self.code != Code.DONE or not self._behind:
+                    return
+                if time.monotonic() >= self._until_s:
+                    self.code = Code.SLICE
+                    return
+                _, domain = heapq.heappop(self._behind)
+            code = Code(self._run(self._state, domain, TURN_EVENTS))
+            with self._lock:
+                if code == Code.SLICE:
+                    heapq.heappush(self._behind, (int(self._state.domains["window_start_ps"][domain]), domain))
+                elif code != Code.DONE:
+                    self.code, self.domain = code, domain
