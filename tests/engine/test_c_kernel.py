@@ -15,6 +15,7 @@ from fabricsim.engine import backends
 from fabricsim.engine.check import check
 from fabricsim.engine.driver import Simulation
 from fabricsim.engine.layout import Code, Part, State
+from fabricsim.engine.state import grow
 from fabricsim.fabrics import load_fabric
 from fabricsim.workloads.collectives import collective
 from tests.oracle.cases import Case, MessageDraft, OperationDraft, TaskDraft, build_schedule, cases
@@ -161,7 +162,9 @@ def test_runs_side_by_side_do_not_meet() -> None:
 def test_other_threads_run_during_a_slice() -> None:
     """The C kernel holds no lock of Python's: while it runs, another thread ticks."""
     run = nvl72("4MiB")
-    run.advance(200_000)  # now the tables are large enough for a long slice
+    for domain in range(len(run.state.domains)):  # so that no slice ends early
+        run.state = grow(run.state, domain, 50_000)
+    run.advance(1_000)
     run_in_c = backends.load("c")
     done = threading.Event()
     ticks = 0
