@@ -60,6 +60,21 @@ INLINE int64_t take_packet(fabric_state *state, int64_t domain)
     return index;
 }
 
+/* The bank that a channel of a domain belongs to. */
+INLINE int64_t bank_of(fabric_state *state, int64_t domain, int64_t channel)
+{
+    domain_row *row = &state->domains[domain];
+    return row->first_bank + ((channel - row->first_channel) >> BANK_SHIFT);
+}
+
+/* See to it that a channel of a domain is looked at at time_ps or before. */
+INLINE void wake_channel(fabric_state *state, int64_t domain, int64_t channel, int64_t time_ps)
+{
+    state->wakes[channel].wake_ps = min(state->wakes[channel].wake_ps, time_ps);
+    int64_t bank = bank_of(state, domain, channel);
+    state->banks[bank].wake_ps = min(state->banks[bank].wake_ps, time_ps);
+}
+
 /* Put a packet into the inbox of an output for its window; its farthest one if that lies beyond: then it is put off
    again when it is found. */
 INLINE void put_in_inbox(fabric_state *state, int64_t domain, int64_t channel, int64_t index)
@@ -68,14 +83,16 @@ INLINE void put_in_inbox(fabric_state *state, int64_t domain, int64_t channel, i
     packet_row *packet = &state->packets[index];
     int64_t window = packet->time_ps >> clock->window_shift;
     int64_t farthest = (state->domains[domain].window_start_ps >> clock->window_shift) + clock->wheel_mask;
-    inbox_row *inbox = &state->inboxes[(min(window, farthest) & clock->wheel_mask) * clock->num_channels + channel];
+    int64_t slot = min(window, farthest) & clock->wheel_mask;
+    inbox_row *inbox = &state->inboxes[slot * clock->num_channels + channel];
     packet->next = inbox->packet;
     inbox->packet = index;
+    state->filled[slot * clock->num_banks + bank_of(state, domain, channel)].inboxes = 1;
     state->domains[domain].arriving += 1;
 }
 
 /* Give the room of a packet back to the sender of the channel that it came by, usable from time_ps on. */
-INLINE void return_credit(fabric_state *state, int64_t index, int64_t time_ps)
+INLINE void return_credit(fabric_state *state, int64_t domain, int64_t index, int64_t time_ps)
 {
     packet_row *packets = state->packets;
     packet_row *packet = &packets[index];
@@ -111,7 +128,7 @@ INLINE void return_credit(fabric_state *state, int64_t index, int64_t time_ps)
         }
     }
     if (row->blocked == 1) {
-        state->wakes[channel].wake_ps = min(state->wakes[channel].wake_ps, time_ps);
+        wake_channel(state, domain, channel, time_ps);
     }
 }
 
@@ -143,7 +160,7 @@ INLINE void eject_packet(fabric_state *state, int64_t domain, int64_t channel, i
     channel_row *row = &state->channels[channel];
     int64_t end_ps = max(head_ps, row->ejection_free_ps) + state->durations[row->ejection_row + payload].value;
     row->ejection_free_ps = end_ps;
-    return_credit(state, index, end_ps + row->latency_ps);
+    return_credit(state, domain, index, end_ps + row->latency_ps);
 
     domain_row *owner = &state->domains[domain];
     int64_t part = row->first_part + message;
@@ -410,7 +427,7 @@ INLINE void serve_output(fabric_state *state, int64_t domain, int64_t channel, i
         int64_t after = packet->next;
         pass_on(state, domain, channel, start_ps, packet->injected_ps, packet->message, packet->destination,
                 payload);
-        return_credit(state, index, free_ps + channels[came_by].latency_ps);
+        return_credit(state, domain, index, free_ps + channels[came_by].latency_ps);
         index = after;
     }
     row->queue_first = index;
@@ -566,8 +583,7 @@ static void queue_message(fabric_state *state, int64_t message, int64_t now_ps)
         }
         if (uses_plane(state, message, position)) {
             int64_t channel = server->channel;
-            int64_t wake_ps = max(now_ps, state->channels[channel].free_ps);
-            state->wakes[channel].wake_ps = min(state->wakes[channel].wake_ps, wake_ps);
+            wake_channel(state, server->domain, channel, max(now_ps, state->channels[channel].free_ps));
         }
     }
 }
@@ -665,6 +681,7 @@ INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector)
         }
         message_row *message = &state->messages[message_index];
         row->next_message = message->next_ready;
+        PREFETCH(state->messages, row->next_message);
         int64_t taken_ps = message->ready_ps;
         int64_t index;
         if (row->fresh_slots > 0) {
@@ -893,14 +910,14 @@ static void process_terminal(fabric_state *state, int64_t terminal, int64_t wind
 
 /* --- the run --------------------------------------------------------------------------------------------------- */
 
-/* When the first channel of a domain has work that no inbox announces. */
+/* A time before which no channel of a domain has work that no inbox announces; NEVER is exact. */
 static int64_t earliest_wake(fabric_state *state, int64_t domain)
 {
-    int64_t first = state->domains[domain].first_channel;
-    int64_t end = first + state->domains[domain].num_channels;
+    int64_t first = state->domains[domain].first_bank;
+    int64_t end = first + state->domains[domain].num_banks;
     int64_t wake_ps = NEVER;
-    for (int64_t channel = first; channel < end; channel++) {
-        wake_ps = min(wake_ps, state->wakes[channel].wake_ps);
+    for (int64_t bank = first; bank < end; bank++) {
+        wake_ps = min(wake_ps, state->banks[bank].wake_ps);
     }
     return wake_ps;
 }
@@ -968,23 +985,61 @@ static void come_home(fabric_state *state, int64_t domain)
     }
 }
 
-/* Take the windows of a domain until the end of the epoch or until about max_events packets have started. */
-static int64_t run_domain(fabric_state *state, int64_t domain, int64_t max_events)
+/* Serve the channels of a bank in this window; return 0, with the rest still to do, if packets run short. */
+static _Bool serve_bank(fabric_state *state, int64_t domain, int64_t bank, int64_t window_end_ps)
 {
-    /* Returns CODE_DONE at the end of the epoch, CODE_SLICE before it, CODE_TIME_LIMIT, or CODE_PACKETS_FULL: before
-       anything of the next place has changed. */
     clock_row *clock = state->clock;
     domain_row *row = &state->domains[domain];
     wake_row *wakes = state->wakes;
     inbox_row *inboxes = state->inboxes;
+    int64_t slot = (row->window_start_ps >> clock->window_shift) & clock->wheel_mask;
+    int64_t first = row->first_channel + ((bank - row->first_bank) << BANK_SHIFT);
+    int64_t end = min(first + (1 << BANK_SHIFT), row->first_channel + row->num_channels);
+    state->banks[bank].wake_ps = NEVER;
+    int64_t wake_ps = NEVER;
+    for (int64_t channel = first; channel < end; channel++) {
+        int64_t inbox_index = slot * clock->num_channels + channel;
+        if (channel + AHEAD < end) {
+            PREFETCH(state->packets, state->channels[channel + AHEAD].queue_first);
+            PREFETCH(state->packets, state->channels[channel + AHEAD].credit_first);
+            PREFETCH(state->packets, inboxes[inbox_index + AHEAD].packet);
+        }
+        if (wakes[channel].wake_ps < window_end_ps || inboxes[inbox_index].packet != NONE) {
+            if (row->num_free_packets < row->max_starts) {
+                state->banks[bank].wake_ps = 0;
+                return 0;
+            }
+            if (state->channels[channel].injector != NONE) {
+                serve_injector(state, domain, channel, window_end_ps);
+            } else {
+                if (inboxes[inbox_index].packet != NONE) {
+                    queue_arrivals(state, domain, channel, inbox_index, window_end_ps);
+                }
+                serve_output(state, domain, channel, window_end_ps);
+            }
+        }
+        wake_ps = min(wake_ps, wakes[channel].wake_ps);
+    }
+    /* A credit that came meanwhile may have woken a channel already passed. */
+    state->banks[bank].wake_ps = min(state->banks[bank].wake_ps, wake_ps);
+    state->filled[slot * clock->num_banks + bank].inboxes = 0;
+    return 1;
+}
+
+/* Take the windows of a domain until the end of the epoch or until about max_events packets have started. */
+static int64_t run_domain(fabric_state *state, int64_t domain, int64_t max_events)
+{
+    /* Returns CODE_DONE at the end of the epoch, CODE_SLICE before it, CODE_TIME_LIMIT, or CODE_PACKETS_FULL: before
+       anything of the next terminal or channel has changed. */
+    clock_row *clock = state->clock;
+    domain_row *row = &state->domains[domain];
     int64_t shift = clock->window_shift;
-    /* Without deferring, terminals are places before the channels. */
+    /* Without deferring, terminals are places before the banks. */
     int64_t num_terminals = 0;
     if (clock->defers == 0) {
         num_terminals = clock->num_terminals;
     }
-    int64_t first_channel = row->first_channel - num_terminals;
-    int64_t num_places = num_terminals + row->num_channels;
+    int64_t num_places = num_terminals + row->num_banks;
     int64_t hops_end = row->hops + max_events;
     row->window_start_ps = max(row->window_start_ps, clock->epoch_start_ps);
     while (row->window_start_ps < clock->epoch_end_ps) {
@@ -1007,7 +1062,7 @@ static int64_t run_domain(fabric_state *state, int64_t domain, int64_t max_event
             }
         }
         int64_t window_end_ps = row->window_start_ps + ((int64_t)1 << shift);
-        int64_t first_inbox = ((row->window_start_ps >> shift) & clock->wheel_mask) * clock->num_channels;
+        int64_t first_filled = ((row->window_start_ps >> shift) & clock->wheel_mask) * clock->num_banks;
         for (int64_t place = row->next_place; place < num_terminals; place++) {
             if (row->num_free_packets < row->max_starts) {
                 row->next_place = place;
@@ -1016,27 +1071,13 @@ static int64_t run_domain(fabric_state *state, int64_t domain, int64_t max_event
             process_terminal(state, place, window_end_ps);
         }
         for (int64_t place = max(row->next_place, num_terminals); place < num_places; place++) {
-            int64_t channel = first_channel + place;
-            int64_t inbox_index = first_inbox + channel;
-            if (place + AHEAD < num_places) {
-                PREFETCH(state->packets, state->channels[channel + AHEAD].queue_first);
-                PREFETCH(state->packets, state->channels[channel + AHEAD].credit_first);
-                PREFETCH(state->packets, inboxes[inbox_index + AHEAD].packet);
-            }
-            if (wakes[channel].wake_ps >= window_end_ps && inboxes[inbox_index].packet == NONE) {
+            int64_t bank = row->first_bank + place - num_terminals;
+            if (state->banks[bank].wake_ps >= window_end_ps && state->filled[first_filled + bank].inboxes == 0) {
                 continue;
             }
-            if (row->num_free_packets < row->max_starts) {
+            if (!serve_bank(state, domain, bank, window_end_ps)) {
                 row->next_place = place;
                 return CODE_PACKETS_FULL;
-            }
-            if (state->channels[channel].injector != NONE) {
-                serve_injector(state, domain, channel, window_end_ps);
-            } else {
-                if (inboxes[inbox_index].packet != NONE) {
-                    queue_arrivals(state, domain, channel, inbox_index, window_end_ps);
-                }
-                serve_output(state, domain, channel, window_end_ps);
             }
         }
         row->next_place = 0;

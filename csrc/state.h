@@ -2,6 +2,7 @@
 
 #define NONE (-1)
 #define NEVER 4611686018427387904
+#define BANK_SHIFT 5
 #define LATENCY_SHIFT 8
 #define LATENCY_BUCKETS 128
 
@@ -41,6 +42,7 @@ typedef struct {
     int64_t window_shift; /* log2 of the window length in ps; the length is at most the least latency */
     int64_t wheel_mask; /* windows in the wheel of inboxes, less one; a power of two less one */
     int64_t num_channels; /* of all domains */
+    int64_t num_banks; /* of all domains */
     int64_t num_terminals;
     int64_t num_domains;
     int64_t num_messages; /* rows of messages: parts has so many per plane */
@@ -57,10 +59,12 @@ typedef struct {
 typedef struct {
     int64_t window_start_ps; /* its window is [window_start_ps, + 2**window_shift) */
     int64_t arriving; /* packets in its inboxes */
-    int64_t next_place; /* first place of the window that is to be looked at: terminals, then channels */
+    int64_t next_place; /* first place of the window that is to be looked at: terminals, then banks */
     int64_t first_channel; /* its channels are consecutive */
     int64_t num_channels;
-    int64_t max_starts; /* most packets that a place can start in one window */
+    int64_t first_bank; /* its channels in banks */
+    int64_t num_banks;
+    int64_t max_starts; /* most packets that a terminal or channel can start in one window */
     int64_t first_key; /* its part of the scratch tables */
     int64_t hops; /* packets started on its channels */
     int64_t delivered_packets; /* packets ejected */
@@ -114,6 +118,16 @@ typedef struct {
 typedef struct {
     int64_t wake_ps; /* when the sender has work that no inbox announces */
 } wake_row;
+
+/* banks: neighbouring channels of a domain; a window looks at a channel only where its bank has work */
+typedef struct {
+    int64_t wake_ps; /* no wake of its channels is earlier */
+} bank_row;
+
+/* filled: by window of the wheel and bank: row (window & wheel_mask) * num_banks + bank */
+typedef struct {
+    int32_t inboxes; /* 1 if an inbox of the bank holds a packet */
+} filled_row;
 
 /* inboxes: what reaches a switch output in one window of the wheel: row (window & wheel_mask) * num_channels + channel */
 typedef struct {
@@ -291,6 +305,8 @@ typedef struct {
     terminal_row *terminals;
     channel_row *channels;
     wake_row *wakes;
+    bank_row *banks;
+    filled_row *filled;
     inbox_row *inboxes;
     packet_row *packets;
     duration_row *durations;

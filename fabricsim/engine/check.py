@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.engine.layout import LATENCY_ROWS, NONE, Rows, State, TimerKind
+from fabricsim.engine.layout import BANK_SHIFT, LATENCY_ROWS, NONE, Rows, State, TimerKind
 from fabricsim.errors import SelfCheckError
 from fabricsim.fabrics.network import Network
 
@@ -56,6 +56,15 @@ def check_inboxes(state: State) -> Int64:
         require(bool((window >= start + (slot - start) % wheel).all()), "an inbox holds a packet of the past")
         found += mine
         counts[domain] += len(mine)
+        bank = domains["first_bank"][domain] + (channel - domains["first_channel"][domain]) // (1 << BANK_SHIFT)
+        filled = state.filled["inboxes"][slot * clock["num_banks"] + bank]
+        require(filled == 1, "a bank does not know of a packet in an inbox")
+    for row in domains:
+        end = row["first_channel"] + row["num_channels"]
+        firsts = np.arange(row["first_channel"], end, 1 << BANK_SHIFT)
+        banks = state.banks["wake_ps"][row["first_bank"] : row["first_bank"] + row["num_banks"]]
+        earliest = np.minimum.reduceat(state.wakes["wake_ps"][:end], firsts)
+        require(bool((banks <= earliest).all()), "a bank sleeps while a channel is to be looked at")
     require(bool((counts == domains["arriving"]).all()), "the count of packets in inboxes is wrong")
     return np.array(found, np.int64)
 

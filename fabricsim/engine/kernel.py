@@ -29,7 +29,7 @@ import numpy as np
 
 from fabricsim.engine import hashing, layout
 from fabricsim.engine._jit import jit
-from fabricsim.engine.layout import LATENCY_BUCKETS, LATENCY_SHIFT, Code, Part, Routing, State, TimerKind
+from fabricsim.engine.layout import BANK_SHIFT, LATENCY_BUCKETS, LATENCY_SHIFT, Code, Part, Routing, State, TimerKind
 
 if TYPE_CHECKING:
     int64 = int  # as good as, to a type checker
@@ -69,6 +69,21 @@ def take_packet(state: State, domain: int) -> int:
 
 
 @jit
+def bank_of(state: State, domain: int, channel: int) -> int:
+    """Return the bank that a channel of *domain* belongs to."""
+    row = state.domains[domain]
+    return int64(row["first_bank"] + ((channel - row["first_channel"]) >> BANK_SHIFT))
+
+
+@jit
+def wake_channel(state: State, domain: int, channel: int, time_ps: int) -> None:
+    """See to it that a channel of *domain* is looked at at *time_ps* or before."""
+    state.wakes[channel]["wake_ps"] = min(state.wakes[channel]["wake_ps"], time_ps)
+    bank = bank_of(state, domain, channel)
+    state.banks[bank]["wake_ps"] = min(state.banks[bank]["wake_ps"], time_ps)
+
+
+@jit
 def put_in_inbox(state: State, domain: int, channel: int, index: int) -> None:
     """Put a packet into the inbox of the output *channel* for its window, or its farthest one if that lies beyond.
 
@@ -78,14 +93,16 @@ def put_in_inbox(state: State, domain: int, channel: int, index: int) -> None:
     packet = state.packets[index]
     window = packet["time_ps"] >> clock["window_shift"]
     farthest = (state.domains[domain]["window_start_ps"] >> clock["window_shift"]) + clock["wheel_mask"]
-    inbox = state.inboxes[(min(window, farthest) & clock["wheel_mask"]) * clock["num_channels"] + channel]
+    slot = min(window, farthest) & clock["wheel_mask"]
+    inbox = state.inboxes[slot * clock["num_channels"] + channel]
     packet["next"] = inbox["packet"]
     inbox["packet"] = index
+    state.filled[slot * clock["num_banks"] + bank_of(state, domain, channel)]["inboxes"] = 1
     state.domains[domain]["arriving"] += 1
 
 
 @jit
-def return_credit(state: State, index: int, time_ps: int) -> None:
+def return_credit(state: State, domain: int, index: int, time_ps: int) -> None:
     """Give the room of a packet back to the sender of the channel that it came by, usable from *time_ps* on."""
     packets = state.packets
     packet = packets[index]
@@ -116,7 +133,7 @@ def return_credit(state: State, index: int, time_ps: int) -> None:
             packets[before]["next"] = index
             packet["message"] = before
     if row["blocked"] == 1:
-        state.wakes[channel]["wake_ps"] = min(state.wakes[channel]["wake_ps"], time_ps)
+        wake_channel(state, domain, channel, time_ps)
 
 
 @jit
@@ -146,7 +163,7 @@ def eject_packet(
     row = state.channels[channel]
     end_ps = max(head_ps, row["ejection_free_ps"]) + state.durations[row["ejection_row"] + payload]["value"]
     row["ejection_free_ps"] = end_ps
-    return_credit(state, index, end_ps + row["latency_ps"])
+    return_credit(state, domain, index, end_ps + row["latency_ps"])
 
     owner = state.domains[domain]
     part = row["first_part"] + message
@@ -399,7 +416,7 @@ def serve_output(state: State, domain: int, channel: int, window_end_ps: int) ->
             int64(packet["destination"]),
             payload,
         )
-        return_credit(state, index, free_ps + channels[came_by]["latency_ps"])
+        return_credit(state, domain, index, free_ps + channels[came_by]["latency_ps"])
         index = after
     row["queue_first"] = index
     row["free_ps"] = free_ps
@@ -541,8 +558,7 @@ def queue_message(state: State, message: int, now_ps: int) -> None:
             server["next_message"] = message
         if uses_plane(state, message, position):
             channel = server["channel"]
-            wake_ps = max(now_ps, state.channels[channel]["free_ps"])
-            state.wakes[channel]["wake_ps"] = min(state.wakes[channel]["wake_ps"], wake_ps)
+            wake_channel(state, int64(server["domain"]), channel, max(now_ps, state.channels[channel]["free_ps"]))
 
 
 @jit
@@ -829,11 +845,11 @@ def process_terminal(state: State, terminal: int, window_end_ps: int) -> None:
 
 @jit
 def earliest_wake(state: State, domain: int) -> int:
-    """Return when the first channel of a domain has work that no inbox announces."""
-    first = state.domains[domain]["first_channel"]
+    """Return a time before which no channel of a domain has work that no inbox announces; NEVER is exact."""
+    first = state.domains[domain]["first_bank"]
     wake_ps = NEVER
-    for channel in range(first, first + state.domains[domain]["num_channels"]):
-        wake_ps = min(wake_ps, state.wakes[channel]["wake_ps"])
+    for bank in range(first, first + state.domains[domain]["num_banks"]):
+        wake_ps = min(wake_ps, state.banks[bank]["wake_ps"])
     return wake_ps
 
 
@@ -888,23 +904,51 @@ def come_home(state: State, domain: int) -> None:
 
 
 @jit
-def run_domain(state: State, domain: int, max_events: int) -> int:
-    """Take the windows of a domain until the end of the epoch or until about *max_events* packets have started.
-
-    Returns DONE at the end of the epoch, SLICE before it, TIME_LIMIT, or PACKETS_FULL: before anything of the next
-    place has changed.
-    """
+def serve_bank(state: State, domain: int, bank: int, window_end_ps: int) -> bool:
+    """Serve the channels of a bank in this window; return False, with the rest still to do, if packets run short."""
     clock = state.clock[0]
     row = state.domains[domain]
     wakes = state.wakes
     inboxes = state.inboxes
+    slot = (row["window_start_ps"] >> clock["window_shift"]) & clock["wheel_mask"]
+    first = row["first_channel"] + ((bank - row["first_bank"]) << BANK_SHIFT)
+    end = min(first + (1 << BANK_SHIFT), row["first_channel"] + row["num_channels"])
+    state.banks[bank]["wake_ps"] = NEVER
+    wake_ps = NEVER
+    for channel in range(first, end):
+        inbox_index = slot * clock["num_channels"] + channel
+        if wakes[channel]["wake_ps"] < window_end_ps or inboxes[inbox_index]["packet"] != NONE:
+            if row["num_free_packets"] < row["max_starts"]:
+                state.banks[bank]["wake_ps"] = 0
+                return False
+            if state.channels[channel]["injector"] != NONE:
+                serve_injector(state, domain, channel, window_end_ps)
+            else:
+                if inboxes[inbox_index]["packet"] != NONE:
+                    queue_arrivals(state, domain, channel, inbox_index, window_end_ps)
+                serve_output(state, domain, channel, window_end_ps)
+        wake_ps = min(wake_ps, wakes[channel]["wake_ps"])
+    # A credit that came meanwhile may have woken a channel already passed.
+    state.banks[bank]["wake_ps"] = min(state.banks[bank]["wake_ps"], wake_ps)
+    state.filled[slot * clock["num_banks"] + bank]["inboxes"] = 0
+    return True
+
+
+@jit
+def run_domain(state: State, domain: int, max_events: int) -> int:
+    """Take the windows of a domain until the end of the epoch or until about *max_events* packets have started.
+
+    Returns DONE at the end of the epoch, SLICE before it, TIME_LIMIT, or PACKETS_FULL: before anything of the next
+    terminal or channel has changed.
+    """
+    clock = state.clock[0]
+    row = state.domains[domain]
     shift = clock["window_shift"]
-    # Without deferring, terminals are places before the channels.
+    # Without deferring, terminals are places before the banks.
     num_terminals = ZERO
     if clock["defers"] == 0:
         num_terminals = clock["num_terminals"]
-    first_channel = row["first_channel"] - num_terminals
-    num_places = num_terminals + row["num_channels"]
+    num_places = num_terminals + row["num_banks"]
     hops_end = row["hops"] + max_events
     row["window_start_ps"] = max(row["window_start_ps"], clock["epoch_start_ps"])
     while row["window_start_ps"] < clock["epoch_end_ps"]:
@@ -921,26 +965,19 @@ def run_domain(state: State, domain: int, max_events: int) -> int:
             if row["window_start_ps"] >= clock["limit_ps"]:
                 return TIME_LIMIT
         window_end_ps = row["window_start_ps"] + (int64(1) << shift)
-        first_inbox = ((row["window_start_ps"] >> shift) & clock["wheel_mask"]) * clock["num_channels"]
+        first_filled = ((row["window_start_ps"] >> shift) & clock["wheel_mask"]) * clock["num_banks"]
         for place in range(row["next_place"], num_terminals):
             if row["num_free_packets"] < row["max_starts"]:
                 row["next_place"] = place
                 return PACKETS_FULL
             process_terminal(state, place, window_end_ps)
         for place in range(max(row["next_place"], num_terminals), num_places):
-            channel = first_channel + place
-            inbox_index = first_inbox + channel
-            if wakes[channel]["wake_ps"] >= window_end_ps and inboxes[inbox_index]["packet"] == NONE:
+            bank = row["first_bank"] + place - num_terminals
+            if state.banks[bank]["wake_ps"] >= window_end_ps and state.filled[first_filled + bank]["inboxes"] == 0:
                 continue
-            if row["num_free_packets"] < row["max_starts"]:
+            if not serve_bank(state, domain, bank, window_end_ps):
                 row["next_place"] = place
                 return PACKETS_FULL
-            if state.channels[channel]["injector"] != NONE:
-                serve_injector(state, domain, channel, window_end_ps)
-            else:
-                if inboxes[inbox_index]["packet"] != NONE:
-                    queue_arrivals(state, domain, channel, inbox_index, window_end_ps)
-                serve_output(state, domain, channel, window_end_ps)
         row["next_place"] = 0
         row["window_start_ps"] = window_end_ps
     if clock["epoch_end_ps"] != NEVER:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 NONE = -1  #: no row
 NEVER = 1 << 62  #: a time that does not come [ps]
+BANK_SHIFT = 5  #: 2**BANK_SHIFT neighbouring channels are a bank
 LATENCY_SHIFT = 8  #: a latency keeps its 8 leading bits in the histogram: buckets are at most 1/128 wide
 LATENCY_BUCKETS = 1 << (LATENCY_SHIFT - 1)  #: buckets per doubling of the latency
 LATENCY_ROWS = LATENCY_BUCKETS * 64  #: buckets of one domain
@@ -99,6 +100,7 @@ TABLES = (
             Field("window_shift", "i8", "log2 of the window length in ps; the length is at most the least latency"),
             Field("wheel_mask", "i8", "windows in the wheel of inboxes, less one; a power of two less one"),
             Field("num_channels", "i8", "of all domains"),
+            Field("num_banks", "i8", "of all domains"),
             Field("num_terminals", "i8", ""),
             Field("num_domains", "i8", ""),
             Field("num_messages", "i8", "rows of messages: parts has so many per plane"),
@@ -121,10 +123,12 @@ TABLES = (
         (
             Field("window_start_ps", "i8", "its window is [window_start_ps, + 2**window_shift)"),
             Field("arriving", "i8", "packets in its inboxes"),
-            Field("next_place", "i8", "first place of the window that is to be looked at: terminals, then channels"),
+            Field("next_place", "i8", "first place of the window that is to be looked at: terminals, then banks"),
             Field("first_channel", "i8", "its channels are consecutive"),
             Field("num_channels", "i8", ""),
-            Field("max_starts", "i8", "most packets that a place can start in one window"),
+            Field("first_bank", "i8", "its channels in banks"),
+            Field("num_banks", "i8", ""),
+            Field("max_starts", "i8", "most packets that a terminal or channel can start in one window"),
             Field("first_key", "i8", "its part of the scratch tables"),
             Field("hops", "i8", "packets started on its channels"),
             Field("delivered_packets", "i8", "packets ejected"),
@@ -186,6 +190,18 @@ TABLES = (
         "wake_row",
         "per channel; apart from the channels because every window searches them all",
         (Field("wake_ps", "i8", "when the sender has work that no inbox announces"),),
+    ),
+    Table(
+        "banks",
+        "bank_row",
+        "neighbouring channels of a domain; a window looks at a channel only where its bank has work",
+        (Field("wake_ps", "i8", "no wake of its channels is earlier"),),
+    ),
+    Table(
+        "filled",
+        "filled_row",
+        "by window of the wheel and bank: row (window & wheel_mask) * num_banks + bank",
+        (Field("inboxes", "i4", "1 if an inbox of the bank holds a packet"),),
     ),
     Table(
         "inboxes",
@@ -379,6 +395,8 @@ class State(NamedTuple):
     terminals: Rows
     channels: Rows
     wakes: Rows
+    banks: Rows
+    filled: Rows
     inboxes: Rows
     packets: Rows
     durations: Rows
@@ -411,7 +429,7 @@ _HEADER = """\
 
 def c_header() -> str:
     """Return the text of ``csrc/state.h``: constants, codes, one struct per table, the state."""
-    lines = [_HEADER, f"#define NONE ({NONE})", f"#define NEVER {NEVER}"]
+    lines = [_HEADER, f"#define NONE ({NONE})", f"#define NEVER {NEVER}", f"#define BANK_SHIFT {BANK_SHIFT}"]
     lines += [f"#define LATENCY_SHIFT {LATENCY_SHIFT}", f"#define LATENCY_BUCKETS {LATENCY_BUCKETS}", ""]
     enums: tuple[Any, ...] = (Code, Part, TimerKind, Routing)
     for enum in enums:

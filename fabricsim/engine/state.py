@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine.hashing import FIRST_PLANE, FLOW, TIE, hash_words
-from fabricsim.engine.layout import DTYPES, LATENCY_ROWS, NEVER, NONE, Routing, Rows, State, TimerKind
+from fabricsim.engine.layout import BANK_SHIFT, DTYPES, LATENCY_ROWS, NEVER, NONE, Routing, Rows, State, TimerKind
 from fabricsim.fabrics.network import Channels, Network
 from fabricsim.workloads.schedule import Schedule
 
@@ -95,6 +95,9 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     parts, counts = part_rows(network, messages)
     wakes = rows("wakes", len(channels))
     wakes["wake_ps"] = NEVER
+    clock["num_banks"] = num_banks = int(domains["num_banks"].sum())
+    banks = rows("banks", num_banks)
+    banks["wake_ps"] = NEVER
 
     scratch = int(domains["first_key"][-1]) + scratch_rows(network, starts)
     state = State(
@@ -103,6 +106,8 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
         terminals=terminals,
         channels=channels,
         wakes=wakes,
+        banks=banks,
+        filled=rows("filled", wheel * num_banks),
         inboxes=inboxes,
         packets=rows("packets", 0)[:0],
         durations=durations.table(),
@@ -124,17 +129,25 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
         keys=rows("keys", scratch),
         swap=rows("swap", scratch),
     )
-    # Every place can finish its first window; the driver doubles what turns out too small.
-    for domain in range(len(domains)):
-        state = grow(state, domain, int(domains["max_starts"][domain] + domains["num_channels"][domain]))
+    # Each place can finish its first window; the driver grows what turns out too small.
+    for domain, count in enumerate(packets_at_start(network, messages, domains).tolist()):
+        state = grow(state, domain, int(domains["max_starts"][domain]) + count)
     return state
 
 
+def packets_at_start(network: Network, messages: Rows, domains: Rows) -> Int64:
+    """Return per domain half of the packets that its buffers hold, or all that the messages make if those are fewer."""
+    held = network.channels.buffer_bytes // (2 * network.packet.wire_bytes(network.packet.max_payload_bytes))
+    packets = int(-(-messages["share_bytes"] // network.packet.max_payload_bytes).sum())
+    at_most: Int64 = np.add.reduceat(held, domains["first_channel"])
+    return np.minimum(at_most, packets * network.num_planes // len(domains))
+
+
 def grow(state: State, domain: int, at_least: int = 0) -> State:
-    """Return the state with the packets of a domain doubled, or *at_least* so many more."""
+    """Return the state with *at_least* so many more packets for a domain, else with twice a domain's mean more."""
     row = state.domains[domain]
     old = len(state.packets)
-    more = max(old // len(state.domains), at_least)
+    more = at_least or 2 * old // len(state.domains)
     packets = rows("packets", old + more)
     packets[:old] = state.packets
     packets["next"][old:] = chain(old, more, int(row["free_packet"]))
@@ -279,6 +292,8 @@ def domain_rows(network: Network, terminals: Rows, injectors: Rows, starts: Int6
     domains = rows("domains", network.num_planes if defers else 1)
     count = len(domains)
     domains["first_channel"], domains["num_channels"] = ranges(plane if defers else np.zeros_like(plane), count)
+    domains["num_banks"] = -(-domains["num_channels"] // (1 << BANK_SHIFT))
+    domains["first_bank"] = np.cumsum(domains["num_banks"]) - domains["num_banks"]
     domains["max_starts"] = np.maximum.reduceat(starts, domains["first_channel"])
     if not defers:
         at_terminal = np.bincount(network.channels.source_node, weights=starts)[: network.num_terminals]

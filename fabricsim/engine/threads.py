@@ -15,7 +15,7 @@ from fabricsim.engine.layout import Code, Part, State
 from fabricsim.errors import ConfigError
 
 #: Packets that a thread starts before it looks which domain is behind.
-TURN_EVENTS = 200_000
+TURN_EVENTS = 100_000
 
 #: An epoch after one with fewer packet-hops than this runs on one thread: to wake another takes longer.
 WORTH_HOPS = 5_000
