@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.engine.layout import BANK_SHIFT, LATENCY_ROWS, NONE, Rows, State, TimerKind
+from fabricsim.engine.layout import BANK_SHIFT, LATENCY_ROWS, NONE, NOT_YET, Rows, State, TimerKind
 from fabricsim.errors import SelfCheckError
 from fabricsim.fabrics.network import Network
 
@@ -124,12 +124,12 @@ def check_packets(state: State, waiting: Int64) -> None:
 def check_work(state: State) -> None:
     """Derive again what tasks and messages wait for."""
     tasks, messages, epoch_end_ps = state.tasks, state.messages, state.clock["epoch_end_ps"][0]
-    ended = tasks["end_ps"] != NONE
+    ended = tasks["end_ps"] != NOT_YET
     require(state.clock["tasks_left"][0] == np.count_nonzero(~ended), "the count of open tasks is wrong")
     require(bool((tasks["end_ps"][ended] >= tasks["begin_ps"][ended]).all()), "a task ended before it began")
     require(bool((tasks["end_ps"] < max(1, epoch_end_ps)).all()), "a task ended in the future")
     require(bool((messages["ready_ps"] < max(1, epoch_end_ps)).all()), "a message became ready in the future")
-    started = (tasks["begin_ps"] != NONE) & (tasks["begin_ps"] + tasks["launch_ps"] < epoch_end_ps)
+    started = (tasks["begin_ps"] != NOT_YET) & (tasks["begin_ps"] + tasks["launch_ps"] < epoch_end_ps)
     require(bool((tasks["started"] == started).all()), "a task has started too early or too late")
     waiting = followers(state.successors["task"], tasks, "successors_first", "successors_count", ~ended, len(tasks))
     require(bool((tasks["waiting"] == waiting).all()), "a task waits for another number of tasks than have not ended")
@@ -139,7 +139,7 @@ def check_work(state: State) -> None:
     task_start_ps = tasks["begin_ps"] + tasks["launch_ps"]
     finished = moves & (messages["shares_left"] == 0)
     delivered = moves & (messages["parts_left"] == 0)
-    happened = (messages["ready_ps"] != NONE) & (messages["ready_ps"] < epoch_end_ps)
+    happened = (messages["ready_ps"] != NOT_YET) & (messages["ready_ps"] < epoch_end_ps)
     sent = np.where(moves, finished & (messages["sent_ps"] < epoch_end_ps), happened)
     complete = np.where(moves, delivered & (messages["complete_ps"] < epoch_end_ps), happened)
     received = moves | to_itself
@@ -158,7 +158,7 @@ def check_work(state: State) -> None:
     waits += followers(follower, messages, "after_sent_first", "after_sent_count", ~sent, len(messages))
     waits += followers(follower, messages, "after_complete_first", "after_complete_count", ~complete, len(messages))
     require(bool((messages["waiting"] == waits).all()), "a message waits for another number than has not happened")
-    require(bool(((messages["ready_ps"] != NONE) == (waits == 0)).all()), "a message is ready and waits, or neither")
+    require(bool(((messages["ready_ps"] != NOT_YET) == (waits == 0)).all()), "a message is ready and waits, or neither")
     open_waits = np.count_nonzero(~started) + np.count_nonzero(waits)
     require(state.clock["waits_left"][0] == open_waits, "the count of what can still start or become ready is wrong")
 
@@ -253,7 +253,7 @@ def injected_packets(state: State, per_share: Int64) -> Int64:
         for index in walk(state.shares, first):
             share = state.shares[index]
             injected[share["message"]] += per_share[share["message"]] - -(-share["bytes_left"] // full)
-    require(bool((injected[messages["ready_ps"] == NONE] == 0).all()), "a message was injected before it was ready")
+    require(bool((injected[messages["ready_ps"] == NOT_YET] == 0).all()), "a message was injected before it was ready")
     return injected
 
 

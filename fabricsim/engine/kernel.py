@@ -167,7 +167,7 @@ def eject_packet(
 
     owner = state.domains[domain]
     part = row["first_part"] + message
-    packets_left = state.counts[part]["packets_left"] - 1
+    packets_left = int64(state.counts[part]["packets_left"]) - 1
     state.counts[part]["packets_left"] = packets_left
     if packets_left == 0:
         state.parts[part]["complete_ps"] = end_ps
@@ -216,7 +216,7 @@ def choose_output(state: State, channel: int, message: int, destination: int) ->
         else:
             choice = state.messages[message]["flow"]
         place += choice % count
-    return int64(row["first_output"] + state.candidates[place]["output"])
+    return int64(row["first_output"]) + int64(state.candidates[place]["output"])
 
 
 @jit
@@ -302,7 +302,7 @@ def break_ties(state: State, first: int, count: int) -> None:
     # Equal ties are rare (1 in 2**32); the place decides them, which rises with the channel within a plane.
     for place in range(first + 1, first + count):
         key = keys[place]["key"]
-        here = packets[key & INDEX_MASK]["channel"]
+        here = int64(packets[key & INDEX_MASK]["channel"])
         spot = place
         while (
             spot > first
@@ -493,7 +493,8 @@ def end_task(state: State, task: int, now_ps: int) -> None:
     row = tasks[task]
     row["end_ps"] = now_ps
     state.clock[0]["tasks_left"] -= 1
-    for place in range(row["successors_first"], row["successors_first"] + row["successors_count"]):
+    first = int64(row["successors_first"])
+    for place in range(first, first + int64(row["successors_count"])):
         successor = int64(state.successors[place]["task"])
         after = tasks[successor]
         after["waiting"] -= 1
@@ -516,10 +517,10 @@ def finish_part(state: State, task: int, now_ps: int) -> None:
 def uses_plane(state: State, message: int, position: int) -> bool:
     """Tell whether a share of *message* goes over the plane at *position* in its bundle."""
     row = state.messages[message]
-    distance = position - row["first_plane"]
+    distance = position - int64(row["first_plane"])
     if distance < 0:
-        distance += state.bundles[row["bundle"]]["num_members"]
-    return distance < row["num_shares"]
+        distance += int64(state.bundles[row["bundle"]]["num_members"])
+    return distance < int64(row["num_shares"])
 
 
 @jit
@@ -536,14 +537,14 @@ def queue_message(state: State, message: int, now_ps: int) -> None:
         bundle["ready_ps"] = now_ps
         bundle["anchor"] = bundle["last_ready"]
         bundle["instant_first"] = NONE
-    before = bundle["last_ready"]
+    before = int64(bundle["last_ready"])
     after = NONE
     if bundle["instant_first"] != NONE and message < before:
-        before = bundle["anchor"]
-        after = bundle["instant_first"]
+        before = int64(bundle["anchor"])
+        after = int64(bundle["instant_first"])
         while after < message:
             before = after
-            after = messages[before]["next_ready"]
+            after = int64(messages[before]["next_ready"])
     else:
         bundle["last_ready"] = message
     if before != NONE:
@@ -552,12 +553,12 @@ def queue_message(state: State, message: int, now_ps: int) -> None:
         bundle["instant_first"] = message
     row["next_ready"] = after
     for position in range(int64(bundle["num_members"])):
-        injector = state.members[bundle["first_member"] + position]["injector"]
+        injector = int64(state.members[bundle["first_member"] + position]["injector"])
         server = state.injectors[injector]
         if server["next_message"] == after:
             server["next_message"] = message
         if uses_plane(state, message, position):
-            channel = server["channel"]
+            channel = int64(server["channel"])
             wake_channel(state, int64(server["domain"]), channel, max(now_ps, state.channels[channel]["free_ps"]))
 
 
@@ -589,12 +590,12 @@ def release_message(state: State, message: int, now_ps: int) -> None:
 def handle_timer(state: State, terminal: int) -> None:
     """Do what the first timer of *terminal* says."""
     clock = state.clock[0]
-    index = state.terminals[terminal]["first_timer"]
+    index = int64(state.terminals[terminal]["first_timer"])
     timer = state.timers[index]
     now_ps = timer["time_ps"]
     subject = int64(timer["subject"])
     kind = timer["kind"]
-    after = timer["next"]
+    after = int64(timer["next"])
     state.terminals[terminal]["first_timer"] = after
     if after != NONE:
         state.timers[after]["previous"] = NONE
@@ -606,19 +607,20 @@ def handle_timer(state: State, terminal: int) -> None:
         task = state.tasks[subject]
         task["started"] = 1
         clock["waits_left"] -= 1
-        for place in range(task["sends_first"], task["sends_first"] + task["sends_count"]):
+        first = int64(task["sends_first"])
+        for place in range(first, first + int64(task["sends_count"])):
             release_message(state, int64(state.sends[place]["message"]), now_ps)
         if task["pending"] == 0:
             end_task(state, subject, now_ps)
         return
     message = state.messages[subject]
     if kind == MESSAGE_SENT:
-        first = message["after_sent_first"]
-        stop = first + message["after_sent_count"]
+        first = int64(message["after_sent_first"])
+        stop = first + int64(message["after_sent_count"])
         task_index = int64(message["source_task"])
     else:
-        first = message["after_complete_first"]
-        stop = first + message["after_complete_count"]
+        first = int64(message["after_complete_first"])
+        stop = first + int64(message["after_complete_count"])
         task_index = int64(message["target_task"])
     for place in range(first, stop):
         release_message(state, int64(state.followers[place]["message"]), now_ps)
@@ -679,17 +681,17 @@ def end_waits(state: State, injector: int, now_ps: int) -> None:
     row = state.injectors[injector]
     shares = state.shares
     while row["wait_end_ps"] <= now_ps:
-        index = row["waiting_first"]
+        index = int64(row["waiting_first"])
         share = shares[index]
         row["waiting_first"] = share["next"]
         row["wait_end_ps"] = NEVER
         if share["next"] != NONE:
             row["wait_end_ps"] = shares[share["next"]]["until_ps"]
         before = NONE
-        after = row["ring_first"]
+        after = int64(row["ring_first"])
         while after != NONE and shares[after]["joined"] <= share["joined"]:
             before = after
-            after = shares[after]["next"]
+            after = int64(shares[after]["next"])
         share["next"] = after
         if before == NONE:
             row["ring_first"] = index
@@ -823,7 +825,7 @@ def process_terminal(state: State, terminal: int, window_end_ps: int) -> None:
     while True:
         wake_ps = NEVER
         earliest = NONE
-        for injector in range(first, first + row["num_injectors"]):
+        for injector in range(first, first + int64(row["num_injectors"])):
             channel = int64(state.injectors[injector]["channel"])
             if wakes[channel]["wake_ps"] < wake_ps:
                 wake_ps = wakes[channel]["wake_ps"]
@@ -858,7 +860,7 @@ def earliest_timer(state: State) -> int:
     """Return when the first thing happens that takes no packet."""
     time_ps = NEVER
     for terminal in range(state.clock[0]["num_terminals"]):
-        first_timer = state.terminals[terminal]["first_timer"]
+        first_timer = int64(state.terminals[terminal]["first_timer"])
         if first_timer != NONE:
             time_ps = min(time_ps, state.timers[first_timer]["time_ps"])
     return time_ps
@@ -1006,10 +1008,10 @@ def close_epoch(state: State) -> None:
             part = int64(state.parts[part]["next_complete"])
         row["complete_first"] = NONE
     for terminal in range(clock["num_terminals"]):
-        first_timer = state.terminals[terminal]["first_timer"]
+        first_timer = int64(state.terminals[terminal]["first_timer"])
         while first_timer != NONE and state.timers[first_timer]["time_ps"] < clock["epoch_end_ps"]:
             handle_timer(state, terminal)
-            first_timer = state.terminals[terminal]["first_timer"]
+            first_timer = int64(state.terminals[terminal]["first_timer"])
 
 
 @jit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fabricsim.engine.layout import NONE, State
+from fabricsim.engine.layout import NONE, NOT_YET, State
 from fabricsim.fabrics.network import Network
 from fabricsim.workloads.schedule import Schedule
 
@@ -24,7 +24,7 @@ def describe_stall(state: State, network: Network, schedule: Schedule) -> str:
             "and no credit is under way"
         )
     tasks = state.tasks
-    open_tasks = np.flatnonzero(tasks["end_ps"] == NONE)
+    open_tasks = np.flatnonzero(tasks["end_ps"] == NOT_YET)
     never_begun = open_tasks[tasks["waiting"][open_tasks] > 0]
     task = int(open_tasks[0])
     if len(never_begun) == len(open_tasks):

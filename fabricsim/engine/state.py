@@ -6,12 +6,24 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine.hashing import FIRST_PLANE, FLOW, TIE, hash_words
-from fabricsim.engine.layout import BANK_SHIFT, DTYPES, LATENCY_ROWS, NEVER, NONE, Routing, Rows, State, TimerKind
+from fabricsim.engine.layout import (
+    BANK_SHIFT,
+    DTYPES,
+    LATENCY_ROWS,
+    NEVER,
+    NONE,
+    NOT_YET,
+    Routing,
+    Rows,
+    State,
+    TimerKind,
+)
 from fabricsim.fabrics.network import Channels, Network
 from fabricsim.workloads.schedule import Schedule
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+UInt32 = npt.NDArray[np.uint32]
 
 #: A run ends with an error before this time (about 27 days), far from where int64 picoseconds would wrap.
 LIMIT_PS = 1 << 61
@@ -156,9 +168,9 @@ def grow(state: State, domain: int, at_least: int = 0) -> State:
     return state._replace(packets=packets)
 
 
-def chain(first: int, count: int, end: int = NONE) -> Int32:
+def chain(first: int, count: int, end: int = NONE) -> UInt32:
     """Return the ``next`` column that links rows *first*, ... one after another, the last to *end*."""
-    links = np.arange(first + 1, first + count + 1, dtype=np.int32)
+    links = np.arange(first + 1, first + count + 1, dtype=np.uint32)
     links[-1:] = end
     return links
 
@@ -278,7 +290,7 @@ def channel_rows(network: Network, durations: Durations, defers: bool, seed: int
     channels["injector"][injectors["channel"]] = np.arange(len(order))
 
     bundles = rows("bundles", num_bundles)
-    bundles["ready_ps"] = NONE
+    bundles["ready_ps"] = NOT_YET
     bundles["first_member"] = network.bundle_first[:-1]
     bundles["num_members"] = size
     for name in ("last_ready", "anchor", "instant_first"):
@@ -398,7 +410,7 @@ def message_rows(network: Network, schedule: Schedule, terminal_of_rank: Int32, 
     last_payload = share_bytes - (packets - 1) * network.packet.max_payload_bytes
     shortest = int(last_payload[moves].min(initial=network.packet.max_payload_bytes))
 
-    messages["ready_ps"] = messages["complete_ps"] = NONE
+    messages["ready_ps"] = messages["complete_ps"] = NOT_YET
     messages["first_injection_ps"] = NEVER
     messages["share_bytes"] = share_bytes
     messages["flow"] = hash_words(seed, FLOW, src, dst)
@@ -441,7 +453,7 @@ def task_rows(
     source = schedule.tasks
     count = len(source)
     tasks = rows("tasks", count)[:count]
-    tasks["begin_ps"] = tasks["end_ps"] = NONE
+    tasks["begin_ps"] = tasks["end_ps"] = NOT_YET
     tasks["not_before_ps"] = source.not_before_ps
     tasks["gap_ps"] = source.gap_ps
     tasks["launch_ps"] = np.where(source.launches, network.endpoint.launch_latency_ps, 0)

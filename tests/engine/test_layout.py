@@ -6,10 +6,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fabricsim.engine.layout import DTYPES, TABLES, State, c_header, main
+from fabricsim.engine.state import rows
 
 HEADER = Path(__file__).parents[2] / "csrc" / "state.h"
 
@@ -68,7 +68,8 @@ def test_a_c_compiler_lays_the_structs_out_alike(tmp_path: Path) -> None:
     assert [int(line) for line in printed.split()] == expected
 
 
-def test_an_arrival_is_half_a_cache_line() -> None:
-    """The record that every hop writes and reads stays at 32 bytes."""
-    assert DTYPES["arrivals"].itemsize == 32
-    assert np.dtype(DTYPES["arrivals"]).isalignedstruct
+def test_hot_rows_fill_cache_lines() -> None:
+    """The rows that every hop touches are half a line of 64 bytes, or two lines: none begins in one and ends in another."""
+    assert DTYPES["packets"].itemsize == 32
+    assert DTYPES["channels"].itemsize == 128
+    assert rows("packets", 5).ctypes.data % 64 == 0
