@@ -111,16 +111,16 @@ class Simulation:
             self._drain()
             if code != Code.PACKETS_FULL:
                 return code
-            self.state = grow(self.state, int(self.state.clock["next_domain"][0]))
+            self.state = grow(self.state)
 
     def advance_threads(self, threads: Threads) -> Code:
         """Run one slice on several threads; as ``advance``, but for the time ``SLICE_S``."""
         while True:
-            code, domain = threads.advance(self.state, SLICE_S)
+            code = threads.advance(self.state, SLICE_S)
             self._drain()
             if code != Code.PACKETS_FULL:
                 return code
-            self.state = grow(self.state, domain)
+            self.state = grow(self.state)
 
     def _drain(self) -> None:
         """Take over what grows beyond 64 bits in a long run."""

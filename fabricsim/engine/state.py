@@ -142,9 +142,7 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
         swap=rows("swap", scratch),
     )
     # Each place can finish its first window; the driver grows what turns out too small.
-    for domain, count in enumerate(packets_at_start(network, messages, domains).tolist()):
-        state = grow(state, domain, int(domains["max_starts"][domain]) + count)
-    return state
+    return grow(state, domains["max_starts"] + packets_at_start(network, messages, domains))
 
 
 def packets_at_start(network: Network, messages: Rows, domains: Rows) -> Int64:
@@ -155,16 +153,22 @@ def packets_at_start(network: Network, messages: Rows, domains: Rows) -> Int64:
     return np.minimum(at_most, packets * network.num_planes // len(domains))
 
 
-def grow(state: State, domain: int, at_least: int = 0) -> State:
-    """Return the state with *at_least* so many more packets for a domain, else with twice a domain's mean more."""
-    row = state.domains[domain]
+def grow(state: State, more: Int64 | None = None) -> State:
+    """Return the state with so many *more* packets per domain; with twice as many as it has, if not told.
+
+    All domains grow at once, for they are much alike, and each time all packets are copied.
+    """
     old = len(state.packets)
-    more = at_least or 2 * old // len(state.domains)
-    packets = rows("packets", old + more)
+    if more is None:
+        more = np.full(len(state.domains), -(-old // len(state.domains)))
+    packets = rows("packets", old + int(more.sum()))
     packets[:old] = state.packets
-    packets["next"][old:] = chain(old, more, int(row["free_packet"]))
-    row["free_packet"] = old
-    row["num_free_packets"] += more
+    first = old + np.cumsum(more) - more
+    for row, begin, count in zip(state.domains, first.tolist(), more.tolist(), strict=True):
+        if count > 0:
+            packets["next"][begin : begin + count] = chain(begin, count, int(row["free_packet"]))
+            row["free_packet"] = begin
+            row["num_free_packets"] += count
     return state._replace(packets=packets)
 
 

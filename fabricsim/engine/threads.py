@@ -57,14 +57,14 @@ class Threads:
         """Let the threads end."""
         self._pool.shutdown()
 
-    def advance(self, state: State, seconds: float) -> tuple[Code, int]:
-        """Run for about so many seconds; return a Code as a kernel does, and which domain asks for packets."""
+    def advance(self, state: State, seconds: float) -> Code:
+        """Run for about so many seconds; return a Code as a kernel does."""
         until_s = time.monotonic() + seconds
         while time.monotonic() < until_s:
             if not state.clock["epoch_open"][0]:
                 code = Code(self._run(state, int(Part.OPEN), 0))
                 if code != Code.SLICE:
-                    return code, 0
+                    return code
             before = int(state.domains["hops"].sum())
             turns = Turns(self._run, state, until_s)
             helpers = self._count - 1 if self._last_hops >= WORTH_HOPS else 0
@@ -77,9 +77,9 @@ class Threads:
                     future.result()
             self._last_hops = int(state.domains["hops"].sum()) - before
             if turns.code != Code.DONE:
-                return turns.code, turns.domain
+                return turns.code
             self._run(state, int(Part.CLOSE), 0)
-        return Code.SLICE, 0
+        return Code.SLICE
 
 
 class Turns:
@@ -93,7 +93,6 @@ class Turns:
         self._behind = [(int(start), domain) for domain, start in enumerate(state.domains["window_start_ps"])]
         heapq.heapify(self._behind)
         self.code = Code.DONE  #: the first that was neither DONE nor one more SLICE
-        self.domain = 0  #: whose it was
 
     def end(self) -> None:
         """Let no thread begin another turn."""
@@ -114,4 +113,4 @@ class Turns:
                 if code == Code.SLICE:
                     heapq.heappush(self._behind, (int(self._state.domains["window_start_ps"][domain]), domain))
                 elif code != Code.DONE:
-                    self.code, self.domain = code, domain
+                    self.code = code

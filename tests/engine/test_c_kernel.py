@@ -162,8 +162,7 @@ def test_runs_side_by_side_do_not_meet() -> None:
 def test_other_threads_run_during_a_slice() -> None:
     """The C kernel holds no lock of Python's: while it runs, another thread ticks."""
     run = nvl72("4MiB")
-    for domain in range(len(run.state.domains)):  # so that no slice ends early
-        run.state = grow(run.state, domain, 50_000)
+    run.state = grow(run.state, np.full(len(run.state.domains), 50_000))  # so that no slice ends early
     run.advance(1_000)
     run_in_c = backends.load("c")
     done = threading.Event()

@@ -71,8 +71,7 @@ def test_growing_tables_does_not_change_the_result(monkeypatch: pytest.MonkeyPat
     check(whole.state, whole.network)
 
     ample = on_nvl72(schedule)
-    for domain in range(len(ample.state.domains)):
-        ample.state = grow(ample.state, domain, 20_000)
+    ample.state = grow(ample.state, np.full(len(ample.state.domains), 20_000))
     assert same(ample.run(), record)
 
 
