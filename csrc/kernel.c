@@ -21,7 +21,7 @@
 #define INDEX_MASK (((int64_t)1 << INDEX_BITS) - 1)
 
 /* Used before they are defined, for the order is that of kernel.py. */
-INLINE int64_t latency_bucket(int64_t latency_ps);
+INLINE int64_t latency_bucket(fabric_state *state, int64_t domain, int64_t latency_ps);
 static void complete_part(fabric_state *state, int64_t part, int64_t message);
 static void come_home(fabric_state *state, int64_t domain);
 
@@ -185,22 +185,22 @@ INLINE void eject_packet(fabric_state *state, int64_t domain, int64_t channel, i
     owner->delivered_packets += 1;
     owner->packet_latency_sum_ps += latency_ps;
     owner->packet_latency_max_ps = max(owner->packet_latency_max_ps, latency_ps);
-    state->latencies[owner->first_latency + latency_bucket(latency_ps)].packets += 1;
+    state->latencies[latency_bucket(state, domain, latency_ps)].packets += 1;
 }
 
-/* The row of a latency in the histogram (docs/physics.md, section 10). */
-INLINE int64_t latency_bucket(int64_t latency_ps)
+/* The row of a latency in the histogram of a domain (docs/physics.md, section 10). */
+INLINE int64_t latency_bucket(fabric_state *state, int64_t domain, int64_t latency_ps)
 {
-    int64_t shift = 0;
-    for (int64_t step = 32; step > 0; step >>= 1) {
-        if (latency_ps >> (shift + step) >= 1 << (LATENCY_SHIFT - 1)) {
-            shift += step;
-        }
-    }
-    if (latency_ps >> shift >= 1 << LATENCY_SHIFT) {
+    domain_row *owner = &state->domains[domain];
+    int64_t shift = owner->latency_shift; /* of the packet before: they are much alike */
+    while (latency_ps >> shift >= 1 << LATENCY_SHIFT) {
         shift += 1;
     }
-    return shift * LATENCY_BUCKETS + (latency_ps >> shift);
+    while (shift > 0 && latency_ps >> shift < 1 << (LATENCY_SHIFT - 1)) {
+        shift -= 1;
+    }
+    owner->latency_shift = shift;
+    return owner->first_latency + shift * LATENCY_BUCKETS + (latency_ps >> shift);
 }
 
 /* Route a packet that comes by a channel at the switch at its end (docs/physics.md, section 6). */

@@ -71,6 +71,7 @@ typedef struct {
     int64_t packet_latency_sum_ps; /* over the packets of this slice; the driver drains it */
     int64_t packet_latency_max_ps; /* largest packet latency so far */
     int64_t first_latency; /* its histogram: first row of latencies */
+    int64_t latency_shift; /* of the bucket of the latest packet */
     int64_t num_free_packets; /* length of the list of free packets */
     uint32_t free_packet; /* head of the list of free packets */
     uint32_t free_share; /* head of the list of free shares */

@@ -185,21 +185,20 @@ def eject_packet(
     owner["delivered_packets"] += 1
     owner["packet_latency_sum_ps"] += latency_ps
     owner["packet_latency_max_ps"] = max(owner["packet_latency_max_ps"], latency_ps)
-    state.latencies[owner["first_latency"] + latency_bucket(latency_ps)]["packets"] += 1
+    state.latencies[latency_bucket(state, domain, latency_ps)]["packets"] += 1
 
 
 @jit
-def latency_bucket(latency_ps: int) -> int:
-    """Return the row of a latency in the histogram (docs/physics.md, section 10)."""
-    shift = ZERO
-    step = int64(32)
-    while step > 0:
-        if latency_ps >> (shift + step) >= 1 << (LATENCY_SHIFT - 1):
-            shift += step
-        step >>= 1
-    if latency_ps >> shift >= 1 << LATENCY_SHIFT:
+def latency_bucket(state: State, domain: int, latency_ps: int) -> int:
+    """Return the row of a latency in the histogram of a domain (docs/physics.md, section 10)."""
+    owner = state.domains[domain]
+    shift = owner["latency_shift"]  # of the packet before: they are much alike
+    while latency_ps >> shift >= 1 << LATENCY_SHIFT:
         shift += 1
-    return shift * LATENCY_BUCKETS + (latency_ps >> shift)
+    while shift > 0 and latency_ps >> shift < 1 << (LATENCY_SHIFT - 1):
+        shift -= 1
+    owner["latency_shift"] = shift
+    return owner["first_latency"] + shift * LATENCY_BUCKETS + (latency_ps >> shift)
 
 
 @jit

@@ -137,6 +137,7 @@ TABLES = (
             Field("packet_latency_sum_ps", "i8", "over the packets of this slice; the driver drains it"),
             Field("packet_latency_max_ps", "i8", "largest packet latency so far"),
             Field("first_latency", "i8", "its histogram: first row of latencies"),
+            Field("latency_shift", "i8", "of the bucket of the latest packet"),
             Field("num_free_packets", "i8", "length of the list of free packets"),
             Field("free_packet", "u4", "head of the list of free packets"),
             Field("free_share", "u4", "head of the list of free shares"),
