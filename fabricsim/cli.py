@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from fabricsim.fabrics import FabricSpec
-    from fabricsim.results.result import Result
     from fabricsim.results.run import Workload
     from fabricsim.workloads.trace import Trace
 
@@ -130,6 +129,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--placement",
         metavar="HOW",
         help="linear, scatter or a file with a terminal per rank (default: as the trace recorded it, else linear)",
+    )
+    common.add_argument(
+        "--estimate",
+        action="store_true",
+        help="do not run; say what the run would take in packet-hops, time and memory",
     )
     common.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
@@ -299,19 +303,26 @@ def _replay(args: argparse.Namespace) -> None:
 def _simulate(
     args: argparse.Namespace,
     runs: Sequence[tuple[FabricSpec, Workload]],
-    lay_out: Callable[[Sequence[Result]], RenderableType],
+    lay_out: Callable[[Sequence[Any]], RenderableType],
 ) -> None:
     from fabricsim.results import console, documents
     from fabricsim.results.progress import ProgressReporter
-    from fabricsim.results.run import simulate
+
+    run: Callable[..., Any]
+    if args.estimate:
+        from fabricsim.results.estimate import estimate as run
+
+        lay_out = console.estimate_answer
+    else:
+        from fabricsim.results.run import simulate as run
 
     console.check_json_target(args.json)
-    results: list[Result] = []
+    results: list[Any] = []
     try:
         for number, (fabric, workload) in enumerate(runs, start=1):
             with ProgressReporter(f"{fabric.name} ({number}/{len(runs)})", quiet=args.quiet) as progress:
                 results.append(
-                    simulate(
+                    run(
                         fabric,
                         workload,
                         seed=args.seed,

@@ -107,6 +107,53 @@ def test_folding_is_shown_and_switched_off(
     assert (summary["packets"], summary["packet_hops"], summary["packet_hops_simulated"]) == (48, 96, 48)
 
 
+def test_an_estimate_stands_where_the_run_would(
+    capsys: pytest.CaptureFixture[str], fabric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each size packet-hops, time and memory, inside 80 columns; a run that takes long is not run to its end."""
+    monkeypatch.setattr("fabricsim.results.estimate.CALIBRATION_S", 0.0)
+    sizes = ("run", fabric, "all_to_all", "--size", "4KiB,1MiB")
+    code, out, err = run_cli(capsys, *sizes, "--estimate", *PYTHON_KERNEL)
+    assert (code, err) == (0, "")
+    assert re.findall(r"^all_to_all \(direct\) of ([\d,]+) B over 4 ranks on tiny", out, re.M) == ["4,096", "1,048,576"]
+    assert re.findall(r"^folded +(.*)$", out, re.M) == ["2 planes as 1"] * 2
+    assert re.findall(r"^packet-hops +([\d,]+), of which the engine does ([\d,]+)$", out, re.M)[0] == ("96", "48")
+    assert re.findall(r"^measured +(all|the first) ", out, re.M) == ["all", "the first"]
+    assert len(re.findall(r"^time +\d.*: .* to build its tables, .* in the engine$", out, re.M)) == 2
+    assert len(re.findall(r"^memory +\d+ MiB: process \d+ MiB, tables \d+ MiB, packets in flight ", out, re.M)) == 2
+    assert "busbw" not in out
+    assert "tiny latencies" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_estimates_of_a_trace_are_documents(
+    capsys: pytest.CaptureFixture[str], fabric: str, trace: str, tmp_path: Path
+) -> None:
+    """One for each fabric, with the trace, the command and the packet-hops of the run; the text says what is odd."""
+    slow = tmp_path / "slow.toml"
+    text = Path(fabric).read_text().replace('name = "tiny"', 'name = "slow"', 1)
+    slow.write_text(re.sub(r'(?<=latency\]\nvalue = )".*"', '"1 ns"', text))
+    argv = ("replay", trace, "--fabric", fabric, "--fabric", str(slow), *PYTHON_KERNEL)
+    target = tmp_path / "estimates.json"
+    code, out, _ = run_cli(capsys, *argv, "--estimate", "--json", str(target))
+    assert code == 0
+    assert f"{trace}, mode dependency: 2 ranks on slow" in out.replace("\n", " ")
+    assert out.count("a fabric of tiny latencies") == 1
+    estimates = json.loads(target.read_text())["results"]
+    assert [estimate["schema"] for estimate in estimates] == ["fabricsim.estimate/1"] * 2
+    assert [estimate["has_small_windows"] for estimate in estimates] == [False, True]
+    assert {estimate["workload"]["trace"] for estimate in estimates} == {trace}
+    assert estimates[0]["command"].endswith(f"--estimate --json {target}")
+    results = json.loads(run_cli(capsys, *argv, "--json", "-")[1])["results"]
+    assert [estimate["packet_hops"] for estimate in estimates] == [result["packet_hops"] for result in results]
+
+
+def test_an_estimate_refuses_what_the_run_refuses(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
+    """With the same message and exit code."""
+    argv = ("run", fabric, "all_to_all", "--size", "4KiB", "--packet", "jumbo")
+    assert refused(capsys, 2, *argv, "--estimate") == refused(capsys, 2, *argv)
+
+
 def test_run_sweeps_sizes(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
     """--min-size to --max-size by --factor is one run per size, in one document."""
     sweep = ("--min-size", "1KiB", "--max-size", "16KiB", "--factor", "4")

@@ -27,6 +27,7 @@ from fabricsim.results.metrics import PS_PER_US
 from fabricsim.units import format_bytes, format_time
 
 if TYPE_CHECKING:
+    from fabricsim.results.estimate import Estimate
     from fabricsim.results.result import Result
 
 PS_PER_NS = 1_000
@@ -128,6 +129,18 @@ def replay_answer(results: Sequence[Result]) -> RenderableType:
     parts += [_notes(results[0]), _latencies(results), _utilizations(results)]
     parts.append(Text("\n".join(bottleneck(result) for result in results)))
     return _apart(*parts)
+
+
+def estimate_answer(estimates: Sequence[Estimate]) -> RenderableType:
+    """Lay out what runs would take, one after the other, and what that is founded on."""
+    return _apart(
+        *(Group(Text(_estimate_header(estimate)), _facts(*_estimate_rows(estimate))) for estimate in estimates),
+        Text(
+            "Packet-hops are exact. Time is an estimate: the rest of a run may be slower or faster than its first "
+            "moments, and checking and writing its results comes on top. Memory is for the worst case, every "
+            "buffer full of the smallest packets; most runs take less."
+        ),
+    )
 
 
 def bottleneck(result: Result) -> str:
@@ -287,6 +300,61 @@ def _run_header(result: Result) -> Text:
     )
 
 
+def _estimate_header(estimate: Estimate) -> str:
+    about, schedule = estimate.workload.about, estimate.workload.schedule
+    if about["kind"] == "trace":
+        what = f"{about.get('trace', 'trace')}, mode {about['mode']}: {schedule.num_ranks} ranks"
+    else:
+        operation = schedule.operations[0]
+        what = f"{operation.op} ({operation.algorithm}) of {operation.size_bytes:,} B over {schedule.num_ranks} ranks"
+    return f"{what} on {_fabric(estimate)}"
+
+
+def _estimate_rows(estimate: Estimate) -> list[tuple[str, str]]:
+    calibration, memory, rate_ns = estimate.calibration, estimate.memory, estimate.ns_per_packet_hop
+    parts = [("tables", memory.tables_bytes), ("packets in flight", memory.packets_bytes)]
+    if memory.process_bytes is not None:
+        parts.insert(0, ("process", memory.process_bytes))
+    rows = [
+        ("folded" if estimate.folded else "not folded", estimate.folding),
+        ("packet-hops", f"{estimate.packet_hops:,}, of which the engine does {estimate.packet_hops_simulated:,}"),
+        (
+            "time",
+            "not known: its first moments have no packets"
+            if estimate.engine_s is None
+            else f"{_seconds(calibration.setup_s + estimate.engine_s)}: {_seconds(calibration.setup_s)} to build its "
+            f"tables, {_seconds(estimate.engine_s)} in the engine",
+        ),
+        (
+            "measured",
+            f"{'all' if calibration.whole else 'the first'} {calibration.packet_hops:,} packet-hops in "
+            f"{_seconds(calibration.elapsed_s)}{'' if rate_ns is None else f', {rate_ns:.1f} ns each'}, on "
+            f"{estimate.threads} thread{'s' * (estimate.threads != 1)}",
+        ),
+        ("kernel", f"{estimate.kernel} ({estimate.kernel_reason})"),
+        (
+            "memory",
+            f"{_mebibytes(sum(size_bytes for _, size_bytes in parts))}: "
+            + ", ".join(f"{name} {_mebibytes(size_bytes)}" for name, size_bytes in parts),
+        ),
+    ]
+    if calibration.compile_s:
+        rows.append(("compilation", f"{_seconds(calibration.compile_s)} just now, not in the time above"))
+    if estimate.has_small_windows:
+        rows.append(("windows", f"only {estimate.window_ps:,} ps: a fabric of tiny latencies makes the engine slow"))
+    return rows
+
+
+def _seconds(time_s: float) -> str:
+    if time_s >= 2 * 3_600:
+        return f"{time_s / 3_600:,.1f} h"
+    return f"{time_s:,.0f} s" if time_s >= 100 else f"{time_s:.2g} s" if time_s < 1 else f"{time_s:.1f} s"
+
+
+def _mebibytes(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB"
+
+
 def _operations(results: Sequence[Result]) -> Table:
     rows = _moving_rows(results)
     recorded = _has_recorded_times(rows)
@@ -382,7 +450,7 @@ def _table(*columns: tuple[str, str] | tuple[str, str, str]) -> Table:
     return table
 
 
-def _fabric(result: Result) -> str:
+def _fabric(result: Result | Estimate) -> str:
     network = result.network
     return f"{network.name} ({network.num_terminals} terminals, {len(network.channels):,} channels)"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fabricsim.fabrics import FabricSpec, fabric_names, load_fabric
 
 if TYPE_CHECKING:
+    from fabricsim.results.estimate import Estimate
     from fabricsim.results.result import Result
     from fabricsim.workloads.trace import Trace
 
@@ -22,8 +23,8 @@ def joint_document(documents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return documents[0] if len(documents) == 1 else {"results": documents}
 
 
-def runs_document(results: Sequence[Result], *, command: str) -> Mapping[str, Any]:
-    """Give the summary of one result, or a document of several, each whole."""
+def runs_document(results: Sequence[Result | Estimate], *, command: str) -> Mapping[str, Any]:
+    """Give the summary of one result or estimate, or a document of several, each whole."""
     return joint_document([result.summary(command=command) for result in results])
 
 

@@ -69,7 +69,7 @@ def test_a_c_compiler_lays_the_structs_out_alike(tmp_path: Path) -> None:
 
 
 def test_hot_rows_fill_cache_lines() -> None:
-    """The rows that every hop touches are half a line of 64 bytes, or two lines: none begins in one and ends in another."""
+    """The rows that every hop touches are half a line of 64 bytes, or two lines: none begins in the midst of one."""
     assert DTYPES["packets"].itemsize == 32
     assert DTYPES["channels"].itemsize == 128
     assert rows("packets", 5).ctypes.data % 64 == 0
