@@ -16,7 +16,7 @@ help:
 	@echo "make test      run the tests, with coverage, on the Numba kernel and on the C kernel"
 	@echo "make lint      check style, types and generated files"
 	@echo "make sanitize  compile the C kernel without a warning, and run its tests under AddressSanitizer and UBSan"
-	@echo "make bench     time the kernels"
+	@echo "make bench     time kernels, threads and folding against each other (10 minutes or more)"
 	@echo "make clean     remove $(VENV) and what tools and builds left behind"
 
 demo: $(VENV)/.runtime
@@ -58,7 +58,9 @@ sanitize: $(VENV)/.dev
 	  tests/engine --ignore=tests/engine/test_jit.py --ignore=tests/engine/test_warmup.py
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m pytest bench
+	mkdir -p build
+	$(BIN)/python -m pytest bench --benchmark-json=build/bench.json
+	$(BIN)/python -m bench.table build/bench.json
 
 clean:
 	rm -rf $(VENV) build dist fabricsim/engine/*.so *.egg-info .coverage .hypothesis .benchmarks .mypy_cache .pytest_cache .ruff_cache

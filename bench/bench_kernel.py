@@ -1,4 +1,4 @@
-"""Kernel against kernel, and sizes of a fabric against each other; ``make bench`` runs it, the tests do not.
+"""Kernels, sizes of a fabric, threads and folding, each against another; ``make bench`` runs it, the tests do not.
 
 With ``--benchmark-disable`` each bench runs one round of a small load, to show that it works.
 """
@@ -12,21 +12,25 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.cases import NUM_PACKETS, PACKETS_BYTES, Case, compiled_kernels, network_of, prepare
+from bench.cases import NUM_PACKETS, PACKETS_BYTES, Case, bulk, compiled_kernels, network_of, prepare
 from bench.rounds import compare
 from fabricsim.engine.driver import RunRecord
-from fabricsim.fabrics import load_fabric
-from fabricsim.workloads.collectives import collective
+from fabricsim.engine.folding import fold
 
 SMALL_NUM_PACKETS = 1 << 12
+BULK_FABRICS = ("nvl72", "cloudmatrix384")
 
 
-@pytest.mark.parametrize("fabric", ["nvl72", "cloudmatrix384"])
+def bulk_size(benchmark: BenchmarkFixture) -> str:
+    """Return the bytes that each rank sends in a bulk run; the small one still uses all planes of both fabrics."""
+    return "2MiB" if benchmark.disabled else "64MiB"
+
+
+@pytest.mark.parametrize("fabric", BULK_FABRICS)
 def bench_bulk(benchmark: BenchmarkFixture, fabric: str) -> None:
     """The headline: an all_to_all of 64 MiB in the fabric's own packets and buffers, on each kernel."""
-    size = "64KiB" if benchmark.disabled else "64MiB"
-    network = load_fabric(fabric).network()
-    schedule = collective("all_to_all", size=size, ranks=network.num_terminals)
+    size = bulk_size(benchmark)
+    network, schedule = bulk(fabric, size)
     variants = {kernel: partial(prepare, network, schedule, kernel=kernel) for kernel in compiled_kernels()}
     check_equal(compare(benchmark, "bulk", {"fabric": fabric, "size": size}, variants, rounds=3))
 
@@ -56,6 +60,38 @@ def bench_terminals(benchmark: BenchmarkFixture, kernel: str, packet_bytes: int)
         for fabric in ("clos72", "clos384", "clos768")
     }
     compare(benchmark, "terminals", {"kernel": kernel, "packet_bytes": packet_bytes}, variants, rounds=3)
+
+
+@pytest.mark.parametrize("fabric", BULK_FABRICS)
+@pytest.mark.parametrize("kernel", compiled_kernels())
+def bench_threads(benchmark: BenchmarkFixture, kernel: str, fabric: str) -> None:
+    """The same on one thread and on two."""
+    size = bulk_size(benchmark)
+    network, schedule = bulk(fabric, size)
+    variants = {
+        f"{threads} thread{'s' * (threads > 1)}": partial(prepare, network, schedule, kernel=kernel, threads=threads)
+        for threads in (1, 2)
+    }
+    check_equal(compare(benchmark, "threads", {"kernel": kernel, "fabric": fabric, "size": size}, variants, rounds=3))
+
+
+@pytest.mark.parametrize("fabric", BULK_FABRICS)
+@pytest.mark.parametrize("kernel", compiled_kernels())
+def bench_folding(benchmark: BenchmarkFixture, kernel: str, fabric: str) -> None:
+    """The same on all planes, and on the one that stands for them."""
+    size = bulk_size(benchmark)
+    network, schedule = bulk(fabric, size)
+    folding = fold(network, schedule, np.arange(schedule.num_ranks, dtype=np.int32))
+    assert folding.folded, folding.words
+    variants = {
+        "not folded": partial(prepare, network, schedule, kernel=kernel),
+        "folded": partial(prepare, folding.network, folding.schedule, kernel=kernel),
+    }
+    row = {"kernel": kernel, "fabric": fabric, "size": size}
+    whole, part = compare(benchmark, "folding", row, variants, rounds=3)
+    unfolded = folding.unfold(part)
+    check_equal([whole, unfolded])
+    benchmark.extra_info["variants"]["folded"]["packet_hops"] = unfolded.packet_hops  # those that it stands for
 
 
 def check_equal(records: Sequence[RunRecord]) -> None:

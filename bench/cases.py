@@ -52,7 +52,7 @@ class Case:
         return f"{self.fabric}-{self.packet_bytes}B-{self.buffers}-{self.load}"
 
     def simulation(self, *, kernel: str, num_packets: int = NUM_PACKETS) -> Simulation:
-        """Prepare a run of about ``num_packets`` packets."""
+        """Prepare a run of about ``num_packets`` packets, on one thread."""
         network = network_of(self.fabric, self.packet_bytes, self.buffers)
         unit_bytes = network.num_planes * self.packet_bytes  # one full packet on every plane
         schedule = schedule_of(self.load, network.num_terminals, num_packets // network.num_planes, unit_bytes)
@@ -67,9 +67,16 @@ def compiled_kernels() -> tuple[str, ...]:
     return tuple(kernel.name for kernel in backends.available() if kernel.usable and kernel.name != "python")
 
 
-def prepare(network: Network, schedule: Schedule, *, kernel: str) -> Simulation:
+def prepare(network: Network, schedule: Schedule, *, kernel: str, threads: int = 1) -> Simulation:
     """Prepare a run with rank r on terminal r."""
-    return Simulation(network, schedule, np.arange(schedule.num_ranks, dtype=np.int32), seed=SEED, kernel=kernel)
+    terminal_of_rank = np.arange(schedule.num_ranks, dtype=np.int32)
+    return Simulation(network, schedule, terminal_of_rank, seed=SEED, kernel=kernel, threads=threads)
+
+
+def bulk(fabric: str, size: str) -> tuple[Network, Schedule]:
+    """Return a fabric of the catalog with its own packets and buffers, and an all_to_all of *size* over all of it."""
+    network = load_fabric(fabric).network()
+    return network, collective("all_to_all", size=size, ranks=network.num_terminals)
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+import shutil
 from typing import Any
 
 import pytest
 
 from bench.cases import CASES
 from fabricsim.results.versions import library_versions, package_version
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that names the peer."""
+    parser.addoption("--peer", metavar="PATH", type=program, help="compare with this htsim_roce of csg-htsim")
+
+
+def program(path: str) -> str:
+    """Return the whole path of a program, since it will run in another folder."""
+    found = shutil.which(path)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{path} is no program: give the path of an htsim_roce that was built here")
+    return os.path.abspath(found)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

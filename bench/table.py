@@ -14,6 +14,9 @@ TITLES = {
     "bulk": "The bars: 64 MiB all_to_all in the fabric's own packets",
     "kernels": "Kernel against kernel",
     "terminals": "Terminals against terminals",
+    "threads": "Two threads against one",
+    "folding": "Folded against not folded",
+    "peer": "A peer's process against ours",
 }
 
 Instructions = Mapping[tuple[Any, ...], float]

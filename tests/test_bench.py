@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench import table
-from bench.cases import BUFFERS, FABRICS, LOADS, PACKETS_BYTES, Case, network_of, split_units
+from bench import bench_kernel, bench_peer, peer, table
+from bench.cases import BUFFERS, FABRICS, LOADS, PACKETS_BYTES, Case, bulk, network_of, prepare, split_units
+from fabricsim.engine.folding import fold
 from fabricsim.fabrics import load_fabric
+from fabricsim.workloads.collectives import collective
 
 CLOS = ("clos72", "clos384", "clos768")
 
@@ -72,6 +76,73 @@ def test_loads_have_the_shape_that_they_name() -> None:
 def test_a_uniform_load_has_a_unit_for_every_pair() -> None:
     """A load too small for all pairs grows: without it there would be no uniform load of many terminals."""
     assert split_units("uniform", 8, 1).sum() == 8 * 7
+
+
+def test_runs_use_one_thread_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are timed on one thread, whatever the machine has; the table of threads asks for more."""
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    network, schedule = bulk("nvl72", "64KiB")
+    assert prepare(network, schedule, kernel="python").threads == 1
+    assert prepare(network, schedule, kernel="python", threads=2).threads == 2
+    assert Case("clos72", 4096, "ample", "permutation").simulation(kernel="python", num_packets=1000).threads == 1
+
+
+@pytest.mark.parametrize("fabric", bench_kernel.BULK_FABRICS)
+def test_bulk_runs_can_be_folded(fabric: str) -> None:
+    """What is timed folded is one plane of all, in the smoke run's size too."""
+    network, schedule = bulk(fabric, "2MiB")
+    folding = fold(network, schedule, np.arange(schedule.num_ranks, dtype=np.int32))
+    assert folding.words == f"{network.num_planes} planes as 1"
+
+
+def test_every_table_is_printed() -> None:
+    """Each bench notes its figures for a table that ``bench.table`` knows, and no table is without a bench."""
+    source = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (bench_kernel, bench_peer))
+    assert set(re.findall(r'compare\(benchmark, "(\w+)"', source)) == set(table.TITLES)
+
+
+def test_the_peer_gets_a_flow_for_every_pair() -> None:
+    """The matrix names each pair once, with the bytes asked for, and spreads the first flows over all targets."""
+    nodes, connections, *flows = peer.traffic_matrix(4, 8192).splitlines()
+    assert (nodes, connections) == ("Nodes 4", "Connections 12")
+    assert flows[:4] == [f"{source}->{target} start 0 size 8192" for source, target in [(0, 1), (1, 2), (2, 3), (3, 0)]]
+    pairs = {tuple(flow.split()[0].split("->")) for flow in flows}
+    assert pairs == {(source, target) for source in "0123" for target in "0123" if source != target}
+
+
+@pytest.mark.parametrize("shape", peer.PLANES)
+def test_the_peer_has_the_fabric_that_we_have(shape: str, tmp_path: Path) -> None:
+    """Shape, rate and latency are those of our fabric, and the packet-hops counted for it are those of our engine."""
+    plane = peer.PLANES[shape]
+    (tmp_path / "plane.toml").write_text(peer.fabric(plane), encoding="utf-8")
+    network = load_fabric(tmp_path / "plane.toml").network()
+    assert network.num_planes == 1
+    *_, leaf, spine = re.split(r"Tier \d\n", peer.topology(plane))
+    down, up, oversubscribed = (int(re.search(rf"{key} (\d+)", leaf)[1]) for key in ("Down", "Up", "subscribed"))
+    (leaves,) = map(int, re.findall(r"Radix_Down (\d+)", spine))
+    assert (leaves * down, down) == (network.num_terminals, up * oversubscribed)
+    assert len(network.channels.latency_ps) == 2 * leaves * (down + up)
+    for tier in (leaf, spine):
+        assert re.findall(r"Gbps (\d+)|ns (\d+)", tier) == [("400", ""), ("", "250")]
+    channels = network.channels
+    assert (channels.ps_per_byte_num == 20 * channels.ps_per_byte_den).all()  # 50 GB/s
+    assert (channels.latency_ps == 250_000).all()
+    schedule = collective("all_to_all", size=f"{72 * 4096}B", ranks=72)
+    assert prepare(network, schedule, kernel="auto").run().packet_hops == plane.packet_hops(4096)
+
+
+def test_packet_hops_of_the_peer_are_counted_or_refused() -> None:
+    """A run whose flows all finished, without a packet sent twice, counts packets times links; any other is refused."""
+    plane = peer.PLANES["leaf and spine"]
+    flow = "Flow Roce_0_1 17 finished at 29.2 total bytes 8192\n"
+    output = flow * peer.NUM_PAIRS + ".Done\nNew: 0 Rtx: 0\n"
+    assert peer.htsim_packet_hops(output, plane, 8192) == 2 * (72 * 7 * 2 + 72 * 64 * 4)
+    with pytest.raises(RuntimeError, match="raise END_US"):
+        peer.htsim_packet_hops(output.removeprefix(flow), plane, 8192)
+    with pytest.raises(RuntimeError, match="whole packets"):
+        peer.htsim_packet_hops(output, plane, 4096)
+    with pytest.raises(RuntimeError, match="again"):
+        peer.htsim_packet_hops(output.replace("Rtx: 0", "Rtx: 4096"), plane, 8192)
 
 
 def document(variants: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import heapq
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -68,13 +68,14 @@ class Threads:
             before = int(state.domains["hops"].sum())
             turns = Turns(self._run, state, until_s)
             helpers = self._count - 1 if self._last_hops >= WORTH_HOPS else 0
-            waiting = [self._pool.submit(turns.take) for _ in range(helpers)]
+            waiting: list[Future[None]] = []
             try:
+                waiting.extend(self._pool.submit(turns.help) for _ in range(helpers))
                 turns.take()
             finally:
                 turns.end()
-                for future in waiting:
-                    future.result()
+            for future in waiting:
+                future.result()
             self._last_hops = int(state.domains["hops"].sum()) - before
             if turns.code != Code.DONE:
                 return turns.code
@@ -89,14 +90,31 @@ class Turns:
         self._run = run
         self._state = state
         self._until_s = until_s
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._helping = 0
         self._behind = [(int(start), domain) for domain, start in enumerate(state.domains["window_start_ps"])]
         heapq.heapify(self._behind)
         self.code = Code.DONE  #: the first that was neither DONE nor one more SLICE
 
+    def help(self) -> None:
+        """Take turns on another thread than the main one."""
+        with self._lock:
+            self._helping += 1
+        try:
+            self.take()
+        finally:
+            with self._lock:
+                self._helping -= 1
+                self._lock.notify()
+
     def end(self) -> None:
-        """Let no thread begin another turn."""
-        self._until_s = 0.0
+        """Let no thread begin another turn, and wait for those in one.
+
+        Ctrl-C can come while the pool starts a thread, and then the pool knows nothing of it: so count them here.
+        """
+        with self._lock:
+            self._until_s = 0.0
+            self._lock.wait_for(lambda: self._helping == 0)
 
     def take(self) -> None:
         """Run domains, turn by turn, until none is left or something has to be done between turns."""
