@@ -17,6 +17,7 @@ import pytest
 import fabricsim as fs
 from fabricsim.cli import main
 from fabricsim.engine.layout import State
+from fabricsim.engine.layout import NONE
 from fabricsim.engine.state import allocate
 from fabricsim.results import run
 from fabricsim.workloads.collectives import COLLECTIVES, algorithms_of
@@ -769,7 +770,7 @@ def test_a_lost_credit_ends_with_4_and_is_named(
 
     def allocate_without_credit(*arguments: Any) -> State:
         state = allocate(*arguments)
-        state.channels["room_bytes"][state.channels["injector"] == -1] = 1
+        state.channels["room_bytes"][state.channels["injector"] == NONE] = 1
         return state
 
     monkeypatch.setattr("fabricsim.engine.driver.allocate", allocate_without_credit)
