@@ -16,8 +16,7 @@ import pytest
 
 import fabricsim as fs
 from fabricsim.cli import main
-from fabricsim.engine.layout import State
-from fabricsim.engine.layout import NONE
+from fabricsim.engine.layout import NONE, State
 from fabricsim.engine.state import allocate
 from fabricsim.results import run
 from fabricsim.workloads.collectives import COLLECTIVES, algorithms_of
