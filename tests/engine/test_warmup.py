@@ -45,7 +45,7 @@ class Run:
         self.stats = SimpleNamespace(cache_path=str(folder))
         self.calls = 0
 
-    def __call__(self, state: object, max_events: int) -> int:
+    def __call__(self, state: object, part: int, max_events: int) -> int:
         """Count the calls."""
         self.calls += 1
         Path(self.stats.cache_path, "kernel.run-1.nbc").touch()
@@ -93,7 +93,7 @@ def test_of_many_first_starts_one_compiles(tmp_path: Path) -> None:
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
         "compiled = compile_once(kernel.run, 21, lambda words: None)\n"
-        "print('compiled' if compiled else 'loaded', kernel.run(21, 0))\n"
+        "print('compiled' if compiled else 'loaded', kernel.run(21, -1, 0))\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_DEBUG_CACHE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join((str(tmp_path), str(ROOT)))
@@ -123,7 +123,7 @@ def test_a_killed_compiler_blocks_nobody(tmp_path: Path) -> None:
         "from tests.engine.test_warmup import Run, ignore\n"
         "from fabricsim.engine.warmup import compile_once\n"
         "class Endless(Run):\n"
-        "    def __call__(self, state, max_events):\n"
+        "    def __call__(self, state, part, max_events):\n"
         "        print('compiling', flush=True)\n"
         "        time.sleep(600)\n"
         "compile_once(Endless(sys.argv[1]), None, ignore)\n"
