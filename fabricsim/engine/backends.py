@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,12 +37,10 @@ class Availability(NamedTuple):
 
 def available() -> tuple[Availability, ...]:
     """Say for every kernel whether it can run here; ``auto`` takes the first usable one."""
-    import numba
-
     problem = c_problem()
     return (
         Availability("c", problem is None, problem or "built with this installation"),
-        Availability("numba", True, f"Numba {numba.__version__} compiles the kernel at its first use"),
+        Availability("numba", True, f"Numba {version('numba')} compiles the kernel at its first use"),
         Availability("python", True, "the same source without Numba: for tests, about a thousand times slower"),
     )
 
@@ -62,14 +61,6 @@ def choose(kernel: str) -> tuple[str, str]:
     if problem is not None:
         raise ConfigError(f"--kernel c: the C kernel is {problem}; or use --kernel auto or numba")
     return kernel, "asked for"
-
-
-def is_compiled() -> bool:
-    """Tell whether the compiled kernel is at hand: used in this process before, or in the cache."""
-    folder = _jit.cache_folder()
-    return bool(getattr(load_python(jitted=True), "signatures", ())) or (
-        folder is not None and any(folder.rglob("*.nbi"))
-    )
 
 
 def load(kernel: str) -> Run:
