@@ -213,8 +213,8 @@ def test_ctrl_c_ends_all_threads() -> None:
             if threading.current_thread() is threading.main_thread():
                 sent.wait(60)  # until the signal comes
             else:
+                signal.raise_signal(signal.SIGINT)  # handled by the main thread as soon as it wakes, and not later
                 sent.set()
-                signal.raise_signal(signal.SIGINT)
         return kernel(state, part, max_events)
 
     with pytest.raises(KeyboardInterrupt):
