@@ -13,7 +13,7 @@ import pytest
 
 from fabricsim.engine import _jit, backends
 from fabricsim.engine.layout import Code, Part
-from fabricsim.engine.state import allocate
+from fabricsim.engine.state import allocate, grow
 from tests.oracle.cases import MessageDraft, OperationDraft, TaskDraft, build_schedule
 from tests.oracle.test_oracle import fabric, star
 
@@ -25,7 +25,7 @@ def assembly() -> str:
         patch.setattr(_jit, "cache_folder", lambda: None)
         run: Any = backends.load_python.__wrapped__(jitted=True)
     schedule = build_schedule(2, [OperationDraft([TaskDraft(0), TaskDraft(1)], [MessageDraft(0, 1, 10)])])
-    state = allocate(fabric(star(2)), schedule, np.arange(2, dtype=np.int32), 1)
+    state = grow(allocate(fabric(star(2)), schedule, np.arange(2, dtype=np.int32), 1))
     assert run(state, int(Part.WHOLE), 1_000_000) == Code.DONE
     (text,) = run.inspect_asm().values()
     assert isinstance(text, str)
