@@ -50,7 +50,7 @@ sanitize: $(VENV)/.dev
 	  else echo "$$compiler: skipped, it is not installed"; fi; \
 	done
 	mkdir -p $(COPY)
-	cp -R csrc fabricsim tests LICENSE README.md pyproject.toml setup.py $(COPY)
+	cp -R csrc fabricsim tests traces LICENSE README.md pyproject.toml setup.py $(COPY)
 	cd $(COPY) && CC=gcc FABRICSIM_SANITIZE=1 $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
 	cd $(COPY) && export ASAN_OPTIONS=detect_leaks=0 && \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
