@@ -79,6 +79,7 @@ typedef struct {
     uint32_t sent_last; /* the last of them */
     uint32_t complete_first; /* parts whose last packet got its delivery time in this epoch, a list */
     uint32_t complete_last; /* the last of them */
+    char filling[40];
 } domain_row;
 
 /* terminals: what a terminal is beside its channels */

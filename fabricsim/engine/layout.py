@@ -23,6 +23,7 @@ NONE = 0xFFFFFFFF  #: no row
 NOT_YET = -1  #: a time that has not come [ps]
 NEVER = 1 << 62  #: a time that does not come [ps]
 BANK_SHIFT = 5  #: 2**BANK_SHIFT neighbouring channels are a bank
+LINE_BYTES = 64  #: a cache line: two threads that write into one wait for each other
 LATENCY_SHIFT = 8  #: a latency keeps its 8 leading bits in the histogram: buckets are at most 1/128 wide
 LATENCY_BUCKETS = 1 << (LATENCY_SHIFT - 1)  #: buckets per doubling of the latency
 LATENCY_ROWS = LATENCY_BUCKETS * 64  #: buckets of one domain
@@ -72,17 +73,28 @@ class Field:
 
 @dataclass(frozen=True)
 class Table:
-    """One entity; ``name`` is its place in ``State``, ``row`` the name of its C struct."""
+    """One entity; ``name`` is its place in ``State``, ``row`` the name of its C struct.
+
+    ``own_lines``: a row is filled up to whole cache lines, for threads write neighbouring rows at once.
+    """
 
     name: str
     row: str
     meaning: str
     fields: tuple[Field, ...]
+    own_lines: bool = False
+
+    @property
+    def filling(self) -> int:
+        """Bytes that fill a row up."""
+        size = np.dtype([(field.name, field.kind) for field in self.fields], align=True).itemsize
+        return -size % LINE_BYTES if self.own_lines else 0
 
     @property
     def dtype(self) -> np.dtype[np.void]:
         """The NumPy dtype, laid out as a C compiler lays out the struct."""
-        return np.dtype([(field.name, field.kind) for field in self.fields], align=True)
+        filling = [("filling", f"S{self.filling}")] if self.filling else []
+        return np.dtype([(field.name, field.kind) for field in self.fields] + filling, align=True)
 
 
 TABLES = (
@@ -146,6 +158,7 @@ TABLES = (
             Field("complete_first", "u4", "parts whose last packet got its delivery time in this epoch, a list"),
             Field("complete_last", "u4", "the last of them"),
         ),
+        own_lines=True,
     ),
     Table(
         "terminals",
@@ -446,6 +459,8 @@ def c_header() -> str:
         for field in table.fields:
             comment = f" /* {field.meaning} */" if field.meaning else ""
             lines.append(f"    {_C_TYPES[field.kind]} {field.name};{comment}")
+        if table.filling:
+            lines.append(f"    char filling[{table.filling}];")
         lines += [f"}} {table.row};", ""]
     lines.append("typedef struct {")
     lines += [f"    {table.row} *{table.name};" for table in TABLES]

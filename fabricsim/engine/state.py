@@ -10,6 +10,7 @@ from fabricsim.engine.layout import (
     BANK_SHIFT,
     DTYPES,
     LATENCY_ROWS,
+    LINE_BYTES,
     NEVER,
     NONE,
     NOT_YET,
@@ -38,15 +39,11 @@ MAX_EPOCH_WINDOWS = 16
 MAX_WINDOW_SHIFT = 22
 
 
-#: Rows that fill cache lines must begin with one [bytes].
-CACHE_LINE = 64
-
-
 def rows(name: str, count: int) -> Rows:
     """Return a zeroed table of *count* rows from the begin of a cache line on; at least one, for a valid address."""
     size = max(1, count) * DTYPES[name].itemsize
-    raw = np.zeros(size + CACHE_LINE, np.uint8)
-    begin = -raw.ctypes.data % CACHE_LINE
+    raw = np.zeros(size + LINE_BYTES, np.uint8)
+    begin = -raw.ctypes.data % LINE_BYTES
     return raw[begin : begin + size].view(DTYPES[name])
 
 
@@ -107,7 +104,7 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     parts, counts = part_rows(network, messages)
     wakes = rows("wakes", len(channels))
     wakes["wake_ps"] = NEVER
-    clock["num_banks"] = num_banks = int(domains["num_banks"].sum())
+    clock["num_banks"] = num_banks = len(domains) * banks_apart(domains)
     banks = rows("banks", num_banks)
     banks["wake_ps"] = NEVER
 
@@ -309,7 +306,7 @@ def domain_rows(network: Network, terminals: Rows, injectors: Rows, starts: Int6
     count = len(domains)
     domains["first_channel"], domains["num_channels"] = ranges(plane if defers else np.zeros_like(plane), count)
     domains["num_banks"] = -(-domains["num_channels"] // (1 << BANK_SHIFT))
-    domains["first_bank"] = np.cumsum(domains["num_banks"]) - domains["num_banks"]
+    domains["first_bank"] = np.arange(count) * banks_apart(domains)
     domains["max_starts"] = np.maximum.reduceat(starts, domains["first_channel"])
     if not defers:
         at_terminal = np.bincount(network.channels.source_node, weights=starts)[: network.num_terminals]
@@ -319,6 +316,12 @@ def domain_rows(network: Network, terminals: Rows, injectors: Rows, starts: Int6
     for name in ("free_packet", "free_share", "sent_first", "sent_last", "complete_first", "complete_last"):
         domains[name] = NONE
     return domains
+
+
+def banks_apart(domains: Rows) -> int:
+    """Return how far apart the banks of two domains begin: no cache line holds flags of both."""
+    line = LINE_BYTES // DTYPES["filled"].itemsize
+    return -(-int(domains["num_banks"].max()) // line) * line
 
 
 def scratch_rows(network: Network, starts: Int64) -> int:

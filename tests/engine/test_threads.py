@@ -115,6 +115,20 @@ def test_a_run_has_at_most_a_thread_per_plane(monkeypatch: pytest.MonkeyPatch) -
     assert running() == []
 
 
+def test_no_cache_line_is_shared_where_every_hop_writes() -> None:
+    """Rows of two domains, and flags of their banks, are never in one line: two threads would wait for each other."""
+    state = ring(2).state
+    for name, first, count in (
+        ("domains", np.arange(len(state.domains)), np.ones(len(state.domains), np.int64)),
+        ("banks", state.domains["first_bank"], state.domains["num_banks"]),
+        ("filled", state.domains["first_bank"], state.domains["num_banks"]),
+    ):
+        table = getattr(state, name)
+        begin = table.ctypes.data + first * table.itemsize
+        first_line, last_line = begin // 64, (begin + count * table.itemsize - 1) // 64
+        assert np.all(last_line[:-1] < first_line[1:]), name
+
+
 @pytest.mark.usefixtures("_all_epochs_shared")
 def test_two_threads_are_in_the_kernel_at_once() -> None:
     """Two threads run domains of one epoch at the same time: each waits in its first turn until the other has one."""
