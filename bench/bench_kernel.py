@@ -81,11 +81,11 @@ def bench_folding(benchmark: BenchmarkFixture, kernel: str, fabric: str) -> None
     """The same on all planes, and on the one that stands for them."""
     size = bulk_size(benchmark)
     network, schedule = bulk(fabric, size)
-    folding = fold(network, schedule, np.arange(schedule.num_ranks, dtype=np.int32))
+    folding = fold(network, [schedule], np.arange(schedule.num_ranks, dtype=np.int32))
     assert folding.folded, folding.words
     variants = {
         "not folded": partial(prepare, network, schedule, kernel=kernel),
-        "folded": partial(prepare, folding.network, folding.schedule, kernel=kernel),
+        "folded": partial(prepare, folding.network, folding.schedule(schedule), kernel=kernel),
     }
     row = {"kernel": kernel, "fabric": fabric, "size": size}
     whole, part = compare(benchmark, "folding", row, variants, rounds=3)

@@ -510,9 +510,10 @@ static void end_task(fabric_state *state, int64_t task, int64_t now_ps)
     task_row *row = &state->tasks[task];
     row->end_ps = now_ps;
     state->clock->tasks_left -= 1;
-    int64_t end = row->successors_first + row->successors_count;
-    for (int64_t place = row->successors_first; place < end; place++) {
-        int64_t successor = state->successors[place].task;
+    int64_t edge = row->first_successor;
+    while (edge != NONE) {
+        int64_t successor = state->successors[edge].task;
+        edge = state->successors[edge].next;
         task_row *after = &state->tasks[successor];
         after->waiting -= 1;
         if (after->waiting == 0) {
@@ -558,10 +559,10 @@ static void queue_message(fabric_state *state, int64_t message, int64_t now_ps)
     }
     int64_t before = bundle->last_ready;
     int64_t after = NONE;
-    if (bundle->instant_first != NONE && message < before) {
+    if (bundle->instant_first != NONE && row->number < messages[before].number) {
         before = bundle->anchor;
         after = bundle->instant_first;
-        while (after < message) {
+        while (messages[after].number < row->number) {
             before = after;
             after = messages[before].next_ready;
         }
@@ -935,10 +936,25 @@ static int64_t earliest_timer(fabric_state *state)
     return time_ps;
 }
 
-/* Set the epoch to the earliest thing that can happen and return CODE_SLICE; else CODE_DONE, _STALLED, _TIME_LIMIT. */
+/* Let begin the tasks that were admitted and wait for no others. */
+static void begin_new_tasks(fabric_state *state)
+{
+    clock_row *clock = state->clock;
+    int64_t task = clock->new_task;
+    while (task != NONE) {
+        task_row *row = &state->tasks[task];
+        add_timer(state, row->terminal, row->begin_ps + row->launch_ps, TIMERKIND_TASK_STARTS, task);
+        task = row->next_new;
+    }
+    clock->new_task = NONE;
+}
+
+/* Set the epoch to the earliest thing that can happen and return CODE_SLICE; else CODE_DONE, _STALLED, _TIME_LIMIT or
+   _NEED_WORK. */
 static int64_t open_epoch(fabric_state *state)
 {
     clock_row *clock = state->clock;
+    begin_new_tasks(state);
     int64_t start_ps = NEVER;
     for (int64_t domain = 0; domain < clock->num_domains; domain++) {
         if (state->domains[domain].arriving > 0) {
@@ -952,6 +968,9 @@ static int64_t open_epoch(fabric_state *state)
             start_ps = min(start_ps, earliest_wake(state, domain));
         }
         if (start_ps == NEVER) {
+            if (clock->more_work == 1) {
+                return CODE_NEED_WORK;
+            }
             for (int64_t domain = 0; domain < clock->num_domains; domain++) {
                 come_home(state, domain);
             }
@@ -966,11 +985,16 @@ static int64_t open_epoch(fabric_state *state)
     if (start_ps >= clock->limit_ps) {
         return CODE_TIME_LIMIT;
     }
-    clock->epoch_start_ps = (start_ps >> clock->window_shift) << clock->window_shift;
-    clock->epoch_end_ps = clock->epoch_start_ps + (clock->epoch_windows << clock->window_shift);
-    if (clock->defers == 1 && clock->waits_left == 0) {
-        clock->epoch_end_ps = NEVER;
+    start_ps = (start_ps >> clock->window_shift) << clock->window_shift;
+    int64_t end_ps = start_ps + (clock->epoch_windows << clock->window_shift);
+    if (end_ps > clock->admit_ps) {
+        return CODE_NEED_WORK;
     }
+    if (clock->defers == 1 && clock->waits_left == 0 && clock->more_work == 0) {
+        end_ps = NEVER;
+    }
+    clock->epoch_start_ps = start_ps;
+    clock->epoch_end_ps = end_ps;
     clock->epoch_open = 1;
     return CODE_SLICE;
 }
@@ -1089,15 +1113,10 @@ static int64_t run_domain(fabric_state *state, int64_t domain, int64_t max_event
     return CODE_DONE;
 }
 
-/* Handle what became sent and complete in the epoch, in time order at each terminal. */
-static void close_epoch(fabric_state *state)
+/* Count the shares that became sent or complete in the epoch. */
+static void end_parts(fabric_state *state)
 {
     clock_row *clock = state->clock;
-    clock->epoch_open = 0;
-    clock->next_domain = 0;
-    if (clock->defers == 0) {
-        return;
-    }
     for (int64_t domain = 0; domain < clock->num_domains; domain++) {
         domain_row *row = &state->domains[domain];
         int64_t part = row->sent_first;
@@ -1113,13 +1132,30 @@ static void close_epoch(fabric_state *state)
         }
         row->complete_first = NONE;
     }
-    for (int64_t terminal = 0; terminal < clock->num_terminals; terminal++) {
-        int64_t first_timer = state->terminals[terminal].first_timer;
-        while (first_timer != NONE && state->timers[first_timer].time_ps < clock->epoch_end_ps) {
-            handle_timer(state, terminal);
-            first_timer = state->terminals[terminal].first_timer;
+}
+
+/* Handle what became sent and complete in the epoch, in time order at each terminal, and return CODE_SLICE; or
+   CODE_NEED_WORK, to be called again, before a task starts for which tasks wait that are not admitted. */
+static int64_t close_epoch(fabric_state *state)
+{
+    clock_row *clock = state->clock;
+    if (clock->defers == 1) {
+        end_parts(state);
+        for (int64_t terminal = 0; terminal < clock->num_terminals; terminal++) {
+            int64_t first_timer = state->terminals[terminal].first_timer;
+            while (first_timer != NONE && state->timers[first_timer].time_ps < clock->epoch_end_ps) {
+                timer_row *timer = &state->timers[first_timer];
+                if (timer->kind == TIMERKIND_TASK_STARTS && state->tasks[timer->subject].awaited == 1) {
+                    return CODE_NEED_WORK;
+                }
+                handle_timer(state, terminal);
+                first_timer = state->terminals[terminal].first_timer;
+            }
         }
     }
+    clock->epoch_open = 0;
+    clock->next_domain = 0;
+    return CODE_SLICE;
 }
 
 /* Process epochs until about max_events packets have started; part: WHOLE, OPEN, CLOSE or a domain, for threads. */
@@ -1147,9 +1183,9 @@ int64_t fabric_run(fabric_state *state, int64_t part, int64_t max_events)
             events += state->domains[domain].hops - before;
             clock->next_domain += 1;
         }
-        close_epoch(state);
-        if (part == PART_CLOSE) {
-            return CODE_SLICE;
+        int64_t code = close_epoch(state);
+        if (part == PART_CLOSE || code != CODE_SLICE) {
+            return code;
         }
     }
 }

@@ -12,6 +12,7 @@ enum {
     CODE_STALLED = 2,
     CODE_PACKETS_FULL = 3,
     CODE_TIME_LIMIT = 4,
+    CODE_NEED_WORK = 5,
 };
 
 enum {
@@ -52,7 +53,11 @@ typedef struct {
     int64_t limit_ps; /* the run ends before this time */
     int64_t tasks_left; /* tasks that have not ended */
     int64_t waits_left; /* tasks that have not started, and messages that are not ready */
+    int64_t more_work; /* 1 while blocks of the workload are to be admitted */
+    int64_t admit_ps; /* an epoch that ends later needs the next block; NEVER: none begins by itself */
+    int64_t retired_packets; /* packets of the messages whose rows were freed */
     uint32_t free_timer; /* head of the list of free timers */
+    uint32_t new_task; /* tasks admitted since the last epoch that wait for none, a list */
 } clock_row;
 
 /* domains: planes that run together. Planes influence each other only through messages that become ready, and those are injected a message overhead later: so each plane is a domain and runs alone, its state in the cache, for an epoch of at most that length. With an overhead of less than a window all planes are one domain. A thread has a domain to itself: what a domain writes in an epoch is its own */
@@ -223,9 +228,10 @@ typedef struct {
     int64_t complete_ps; /* recorded: last delivery */
     int64_t share_bytes; /* each share is cut and timed as this many; 0: the message makes no packet */
     int64_t flow; /* H(seed, 2, source, destination) */
+    int64_t number; /* place in the order of (operation, index) in the whole workload */
     uint32_t source; /* terminal */
     uint32_t destination; /* terminal */
-    uint32_t source_task;
+    uint32_t source_task; /* NONE: the row is free */
     uint32_t target_task;
     uint32_t waiting; /* waits that are not over: its task's start and messages */
     uint32_t shares_left; /* not yet sent */
@@ -272,8 +278,9 @@ typedef struct {
     uint32_t pending; /* messages not yet sent or not yet complete */
     uint32_t sends_first; /* its messages: first row of sends */
     uint32_t sends_count;
-    uint32_t successors_first; /* first row of successors */
-    uint32_t successors_count;
+    uint32_t first_successor; /* its edges to tasks that wait for it, a list */
+    uint32_t next_new; /* next of the new tasks */
+    uint32_t awaited; /* 1 while a task of a block that is not admitted waits for it: it must not start */
 } task_row;
 
 /* sends: messages by source task, in order */
@@ -281,9 +288,10 @@ typedef struct {
     uint32_t message;
 } send_row;
 
-/* successors: tasks by predecessor */
+/* successors: edges from tasks to those that wait for them */
 typedef struct {
-    uint32_t task;
+    uint32_t task; /* the one that waits */
+    uint32_t next; /* next edge of the task that it waits for */
 } successor_row;
 
 /* latencies: histogram of packet latencies, one per domain: bucket v for v < 256 ps, else shift * 128 + (v >> shift) */

@@ -91,7 +91,7 @@ def test_runs_use_one_thread_unless_told(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bulk_runs_can_be_folded(fabric: str) -> None:
     """What is timed folded is one plane of all, in the smoke run's size too."""
     network, schedule = bulk(fabric, "2MiB")
-    folding = fold(network, schedule, np.arange(schedule.num_ranks, dtype=np.int32))
+    folding = fold(network, [schedule], np.arange(schedule.num_ranks, dtype=np.int32))
     assert folding.words == f"{network.num_planes} planes as 1"
 
 

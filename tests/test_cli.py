@@ -755,7 +755,7 @@ def test_each_failure_of_a_run_has_its_exit_code(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(run, "run_schedule", fail)
+    monkeypatch.setattr(run, "run_blocks", fail)
     returned, out, err = run_cli(capsys, "run", "nvl72", "broadcast", "--size", "1KiB")
     assert (returned, out) == (code, "")
     assert err.startswith("fabricsim: ")
@@ -784,7 +784,7 @@ def test_a_lost_credit_ends_with_4_and_is_named(
 def test_sigterm_ends_with_143(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminated run ends with a sentence; afterwards the signal means what it did before."""
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(run, "run_schedule", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(run, "run_blocks", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     returned, out, err = run_cli(capsys, "run", "nvl72", "broadcast", "--size", "1KiB")
     assert (returned, out) == (143, "")
     assert "terminated" in err

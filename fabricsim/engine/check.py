@@ -37,6 +37,7 @@ def check(state: State, network: Network) -> None:
     check_room(state, network, np.concatenate([arriving, queued, returning]))
     check_packets(state, np.concatenate([arriving, queued]))
     check_slots(state)
+    check_ready_lists(state)
     if state.clock["epoch_open"][0] == 0:
         check_work(state)
 
@@ -86,8 +87,7 @@ def check_packets(state: State, waiting: Int64) -> None:
     """Hold the packets of every message, injected, on the way and delivered, against each other and the records."""
     messages, channels, domains = state.messages, state.channels, state.domains
     per_share = -(-messages["share_bytes"] // state.clock["max_payload_bytes"][0])
-    left = state.counts["packets_left"][: state.clock["num_messages"][0] * (len(state.counts) // max(1, len(messages)))]
-    left = left.reshape(-1, max(1, len(messages)))
+    left = state.counts["packets_left"].reshape(-1, max(1, len(messages)))
     delivered = (per_share - left).sum(axis=0) if len(messages) else per_share
     complete = ((left == 0) & (per_share > 0)).sum(axis=0) if len(messages) else per_share
     complete -= pending(state, "complete_first", "next_complete")
@@ -96,11 +96,12 @@ def check_packets(state: State, waiting: Int64) -> None:
     arrived = np.bincount(state.packets["message"][waiting], minlength=len(messages))
     wrong = np.flatnonzero(injected != delivered + arrived)
     require(len(wrong) == 0, f"packets of message {wrong[:1]} were lost or doubled")
-    require(delivered.sum() == domains["delivered_packets"].sum(), "the count of delivered packets is wrong")
+    retired = state.clock["retired_packets"][0]
+    require(delivered.sum() + retired == domains["delivered_packets"].sum(), "the count of delivered packets is wrong")
     histogram = state.latencies["packets"].reshape(-1, LATENCY_ROWS).sum(axis=1)
     require(bool((histogram == domains["delivered_packets"]).all()), "a packet has no latency, or two")
     entered = channels["packets"][channels["injector"] != NONE].sum()
-    require(entered == injected.sum(), "the packets of injection channels are not the packets injected")
+    require(entered == injected.sum() + retired, "the packets of injection channels are not the packets injected")
     require(channels["packets"].sum() == domains["hops"].sum(), "the packets of all channels are not the packet-hops")
 
     # The outputs of a switch are consecutive.
@@ -129,9 +130,14 @@ def check_work(state: State) -> None:
     require(bool((tasks["end_ps"][ended] >= tasks["begin_ps"][ended]).all()), "a task ended before it began")
     require(bool((tasks["end_ps"] < max(1, epoch_end_ps)).all()), "a task ended in the future")
     require(bool((messages["ready_ps"] < max(1, epoch_end_ps)).all()), "a message became ready in the future")
-    started = (tasks["begin_ps"] != NOT_YET) & (tasks["begin_ps"] + tasks["launch_ps"] < epoch_end_ps)
+    started = ended | (tasks["begin_ps"] != NOT_YET) & (tasks["begin_ps"] + tasks["launch_ps"] < epoch_end_ps)
     require(bool((tasks["started"] == started).all()), "a task has started too early or too late")
-    waiting = followers(state.successors["task"], tasks, "successors_first", "successors_count", ~ended, len(tasks))
+    require(
+        not (started & (tasks["awaited"] == 1)).any(), "a task started before the tasks that wait for it were there"
+    )
+    edges = [edge for first in tasks["first_successor"][~ended] for edge in walk(state.successors, first)]
+    require(len(set(edges)) == len(edges), "an edge between tasks is in two lists")
+    waiting = np.bincount(state.successors["task"][edges], minlength=len(tasks))
     require(bool((tasks["waiting"] == waiting).all()), "a task waits for another number of tasks than have not ended")
 
     moves = messages["share_bytes"] > 0
@@ -139,7 +145,7 @@ def check_work(state: State) -> None:
     task_start_ps = tasks["begin_ps"] + tasks["launch_ps"]
     finished = moves & (messages["shares_left"] == 0)
     delivered = moves & (messages["parts_left"] == 0)
-    happened = (messages["ready_ps"] != NOT_YET) & (messages["ready_ps"] < epoch_end_ps)
+    happened = (messages["ready_ps"] != NOT_YET) & (messages["ready_ps"] < max(1, epoch_end_ps))
     sent = np.where(moves, finished & (messages["sent_ps"] < epoch_end_ps), happened)
     complete = np.where(moves, delivered & (messages["complete_ps"] < epoch_end_ps), happened)
     received = moves | to_itself
@@ -153,7 +159,8 @@ def check_work(state: State) -> None:
     require(expected == timers_set(state), "the timers are not what is due")
     require(bool((tasks["pending"] == pending).all()), "a task counts other messages than are pending")
     require(bool((ended == (started & (pending == 0))).all()), "a task ended too early or too late")
-    waits = (~started[messages["source_task"]]).astype(np.int64)
+    in_use = messages["source_task"] != NONE
+    waits = (in_use & ~started[np.where(in_use, messages["source_task"], 0)]).astype(np.int64)
     follower = state.followers["message"]
     waits += followers(follower, messages, "after_sent_first", "after_sent_count", ~sent, len(messages))
     waits += followers(follower, messages, "after_complete_first", "after_complete_count", ~complete, len(messages))
@@ -161,6 +168,27 @@ def check_work(state: State) -> None:
     require(bool(((messages["ready_ps"] != NOT_YET) == (waits == 0)).all()), "a message is ready and waits, or neither")
     open_waits = np.count_nonzero(~started) + np.count_nonzero(waits)
     require(state.clock["waits_left"][0] == open_waits, "the count of what can still start or become ready is wrong")
+
+
+def check_ready_lists(state: State) -> None:
+    """Derive again the lists of ready messages, as far as they were not retired."""
+    messages, bundles = state.messages, state.bundles
+    listed = np.flatnonzero((messages["share_bytes"] > 0) & (messages["ready_ps"] != NOT_YET))
+    order = listed[np.lexsort((messages["number"][listed], messages["ready_ps"][listed], messages["bundle"][listed]))]
+    bundle = messages["bundle"][order]
+    is_last = np.append(bundle[1:] != bundle[:-1], True)[: len(order)]
+    after = np.where(is_last, NONE, np.roll(order, -1))
+    require(bool((messages["next_ready"][order] == after).all()), "a list of ready messages is out of order")
+    last = np.full(len(bundles), NONE)
+    last[bundle[is_last]] = order[is_last]
+    require(bool((bundles["last_ready"] == last).all()), "a last_ready is not the last of its list")
+    stands = state.injectors["next_message"] != NONE
+    before = state.injectors["next_message"][stands]
+    require(bool(np.isin(before, listed).all()), "an injector stands before a message that is not ready")
+    require(
+        bool((messages["bundle"][before] == state.injectors["bundle"][stands]).all()),
+        "an injector stands before a message of another bundle",
+    )
 
 
 def followers(follower: npt.NDArray[np.int32], rows: Rows, first: str, count: str, which: Bool, length: int) -> Int64:
@@ -192,7 +220,10 @@ def check_slots(state: State) -> None:
 
 
 def timers_set(state: State) -> Counter[tuple[int, int, int]]:
-    """Return (kind, subject, time) of all timers; each is in one list, those of a terminal in time order."""
+    """Return (kind, subject, time) of all timers, and of those that new tasks will get.
+
+    Each is in one list, those of a terminal in time order.
+    """
     timers = state.timers
     rows: list[int] = []
     for first, recent in zip(state.terminals["first_timer"], state.terminals["recent_timer"], strict=True):
@@ -205,7 +236,11 @@ def timers_set(state: State) -> Counter[tuple[int, int, int]]:
     free = walk(timers, state.clock["free_timer"][0])
     require(len({*rows, *free}) == len(rows) + len(free) == len(timers), "timers were lost or are in two places")
     used = timers[rows]
-    return Counter(zip(used["kind"].tolist(), used["subject"].tolist(), used["time_ps"].tolist(), strict=True))
+    found = Counter(zip(used["kind"].tolist(), used["subject"].tolist(), used["time_ps"].tolist(), strict=True))
+    new = walk(state.tasks, state.clock["new_task"][0], "next_new")
+    start_ps = state.tasks["begin_ps"][new] + state.tasks["launch_ps"][new]
+    found.update((int(TimerKind.TASK_STARTS), task, ps) for task, ps in zip(new, start_ps.tolist(), strict=True))
+    return found
 
 
 def due(which: Bool, time_ps: Int64) -> list[tuple[int, int]]:

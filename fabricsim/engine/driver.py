@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -16,9 +16,10 @@ from fabricsim.engine.stall import describe_stall
 from fabricsim.engine.state import LIMIT_PS, allocate, grow
 from fabricsim.engine.threads import Threads, threads_of_run
 from fabricsim.engine.warmup import compile_once
+from fabricsim.engine.work import BlockRecord, Sink, Work, record_of
 from fabricsim.errors import ConfigError, StallError
 from fabricsim.fabrics.network import Network
-from fabricsim.workloads.schedule import Schedule
+from fabricsim.workloads.schedule import Schedule, ScheduleBlock, ScheduleBlocks
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -42,20 +43,14 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """What a kernel recorded (docs/physics.md, section 10); int64 arrays unless said otherwise.
+class RunFigures:
+    """What a kernel recorded of a run as a whole (docs/physics.md, section 10); int64 arrays unless said otherwise.
 
-    ``task_*`` has one entry per task and ``message_*`` one per message of the schedule, ``channel_*`` one per channel
-    of the network.
+    ``channel_*`` has one entry per channel of the network.
     ``packet_latency_counts`` is a histogram: bucket v for v < 256 ps, else ``128 * shift + (v >> shift)``
     with ``shift = bit_length(v) - 8``. ``engine_s`` is the wall time inside the kernel, after compilation.
     """
 
-    task_begin_ps: Int64
-    task_end_ps: Int64
-    message_ready_ps: Int64
-    message_first_injection_ps: Int64
-    message_complete_ps: Int64
     channel_busy_ps: Int64
     channel_wire_bytes: Int64
     channel_packets: Int64
@@ -72,9 +67,19 @@ class RunRecord:
     threads: int
 
 
+@dataclass(frozen=True)
+class RunRecord(BlockRecord, RunFigures):
+    """What a kernel recorded of a schedule: ``task_*`` has one entry per task, ``message_*`` one per message."""
+
+
+def discard(retired: list[tuple[ScheduleBlock, BlockRecord]], horizon_ps: int) -> None:
+    """Take what was recorded of blocks, for those who read it from the tables."""
+
+
 class Simulation:
     """One run: a state, a kernel, and the loop between them.
 
+    ``workload`` is a schedule, or blocks of one, which come into the tables as the run gets near them.
     ``terminal_of_rank[r]`` is the terminal of rank r (int32, all different). ``threads`` is the most that ``run`` uses,
     ``None`` what the machine or Slurm gives. Raises ConfigError for an unknown or unusable kernel, or no threads.
     """
@@ -82,20 +87,26 @@ class Simulation:
     def __init__(
         self,
         network: Network,
-        schedule: Schedule,
+        workload: Schedule | ScheduleBlocks,
         terminal_of_rank: Int32,
         *,
         seed: int = 1,
         kernel: str = "auto",
         threads: int | None = None,
+        sink: Sink = discard,
     ) -> None:
         self.network = network
-        self.schedule = schedule
+        blocks = workload if isinstance(workload, ScheduleBlocks) else ScheduleBlocks.of(workload)
         self.kernel, self.kernel_reason = backends.choose(kernel)
         self._run = backends.load(self.kernel)
-        self.state: State = allocate(network, schedule, terminal_of_rank, seed)
+        coming = iter(blocks)
+        first = next(coming)
+        self._sink = sink
+        self.num_tasks = blocks.num_tasks
+        self.work = Work(network, first, coming, blocks.num_operations, terminal_of_rank, seed)
+        self.state: State = self.work.begin(allocate(network, first.schedule, terminal_of_rank, seed))
         self.threads = threads_of_run(threads, len(self.state.domains))
-        self.total_packets = total_packets(self.state)
+        self.total_packets = total_packets(self.state) if self.num_tasks == len(first.schedule.tasks) else 0
         self.engine_s = 0.0
         self._latency_sum_ps = 0
 
@@ -109,18 +120,28 @@ class Simulation:
             left = max(0, end - int(self.state.domains["hops"].sum()))
             code = Code(self._run(self.state, int(Part.WHOLE), left))
             self._drain()
-            if code != Code.PACKETS_FULL:
+            if code not in (Code.PACKETS_FULL, Code.NEED_WORK):
                 return code
-            self.state = grow(self.state)
+            self._make_room(code)
 
     def advance_threads(self, threads: Threads) -> Code:
         """Run one slice on several threads; as ``advance``, but for the time ``SLICE_S``."""
         while True:
             code = threads.advance(self.state, SLICE_S)
             self._drain()
-            if code != Code.PACKETS_FULL:
+            if code not in (Code.PACKETS_FULL, Code.NEED_WORK):
                 return code
+            self._make_room(code)
+
+    def _make_room(self, code: Code) -> None:
+        """Give a kernel what it asks for: packets, or the next block."""
+        if code == Code.PACKETS_FULL:
             self.state = grow(self.state)
+        else:
+            begin_s = time.perf_counter()
+            self.work.retire(self.state, self._sink)
+            self.state = self.work.admit(self.state)
+            self.engine_s -= time.perf_counter() - begin_s  # no time of the kernel
 
     def _drain(self) -> None:
         """Take over what grows beyond 64 bits in a long run."""
@@ -129,7 +150,12 @@ class Simulation:
         domains["packet_latency_sum_ps"] = 0
 
     def run(self, progress: Callable[[Progress], None] | None = None) -> RunRecord:
-        """Run to the end and return the record.
+        """Run a schedule to the end and return the record; as ``run_to_end``."""
+        self.run_to_end(progress)
+        return self.record()
+
+    def run_to_end(self, progress: Callable[[Progress], None] | None = None) -> RunFigures:
+        """Run to the end, hand what was recorded of the blocks to the sink, and return the figures of the whole.
 
         *progress* is called between slices. Raises StallError if nothing can happen any more, ConfigError at
         the time limit. KeyboardInterrupt passes through, between two slices.
@@ -155,37 +181,37 @@ class Simulation:
                     progress(self.progress(time.perf_counter() - begin_s))
                 max_events = max(100, min(2 * max_events, int(max_events * SLICE_S / max(slice_s, 1e-6))))
         if code == Code.STALLED:
-            raise StallError(describe_stall(self.state, self.network, self.schedule))
+            raise StallError(describe_stall(self.state, self.network, self.work))
         if code == Code.TIME_LIMIT:
             raise ConfigError(
                 f"the simulated time reached {LIMIT_PS / 1e12:.0f} s, beyond which 64-bit picoseconds could wrap: "
                 "shorten the workload or its recorded gaps"
             )
-        return self.record()
+        self.work.finish(self.state, self._sink)
+        return self.figures()
 
     def progress(self, elapsed_s: float) -> Progress:
         """Return how far the run is."""
         clock = self.state.clock[0]
-        num_tasks = len(self.schedule.tasks)
         return Progress(
             simulated_ps=int(self.state.domains["window_start_ps"].mean()),
             packet_hops=int(self.state.domains["hops"].sum()),
-            tasks_ended=num_tasks - int(clock["tasks_left"]),
-            num_tasks=num_tasks,
+            tasks_ended=self.work.admitted_tasks - int(clock["tasks_left"]),
+            num_tasks=self.num_tasks,
             delivered_packets=int(self.state.domains["delivered_packets"].sum()),
             total_packets=self.total_packets,
             elapsed_s=elapsed_s,
         )
 
     def record(self) -> RunRecord:
-        """Return what the kernel recorded so far, as copies."""
-        tasks, messages, channels = self.state.tasks, self.state.messages, self.state.channels
-        return RunRecord(
-            task_begin_ps=tasks["begin_ps"].copy(),
-            task_end_ps=tasks["end_ps"].copy(),
-            message_ready_ps=messages["ready_ps"].copy(),
-            message_first_injection_ps=messages["first_injection_ps"].copy(),
-            message_complete_ps=messages["complete_ps"].copy(),
+        """Return what the kernel recorded so far, as copies, of a workload in one block."""
+        (block,) = self.work.live
+        return RunRecord(**vars(self.figures()), **vars(record_of(self.state, block)))
+
+    def figures(self) -> RunFigures:
+        """Return what the kernel recorded so far of the run as a whole."""
+        channels = self.state.channels
+        return RunFigures(
             channel_busy_ps=channels["busy_ps"].copy(),
             channel_wire_bytes=channels["wire_bytes"].copy(),
             channel_packets=channels["packets"].copy(),
@@ -222,3 +248,31 @@ def run_schedule(
 ) -> RunRecord:
     """Simulate *schedule* on *network* and return the record; see ``Simulation``."""
     return Simulation(network, schedule, terminal_of_rank, seed=seed, kernel=kernel, threads=threads).run(progress)
+
+
+def run_blocks(
+    network: Network,
+    blocks: ScheduleBlocks,
+    carried: Callable[[Schedule], Schedule],
+    sink: Sink,
+    *,
+    terminal_of_rank: Int32,
+    seed: int = 1,
+    kernel: str = "auto",
+    threads: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> RunFigures:
+    """Simulate on *network* what *carried* makes of each block, as it comes; *sink* gets the blocks themselves."""
+    waiting: dict[int, ScheduleBlock] = {}
+
+    def make() -> Iterator[ScheduleBlock]:
+        for block in blocks:
+            waiting[block.first_operation] = block
+            yield replace(block, schedule=carried(block.schedule))
+
+    def take(retired: list[tuple[ScheduleBlock, BlockRecord]], horizon_ps: int) -> None:
+        sink([(waiting.pop(block.first_operation), record) for block, record in retired], horizon_ps)
+
+    coming = replace(blocks, make=make)
+    run = Simulation(network, coming, terminal_of_rank, seed=seed, kernel=kernel, threads=threads, sink=take)
+    return run.run_to_end(progress)

@@ -6,30 +6,34 @@ schedule whose messages are what those planes carry; ``Folding.unfold`` makes th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.engine.driver import RunRecord
+from fabricsim.engine.driver import RunFigures
 from fabricsim.fabrics.network import Channels, Network
 from fabricsim.workloads.schedule import Schedule
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
+Figures = TypeVar("Figures", bound=RunFigures)
 
 
 @dataclass(frozen=True)
 class Folding:
-    """What to simulate for a network and a schedule, and what it stands for.
+    """What to simulate for a network and a workload, and what it stands for.
 
     ``stand_in[c]`` is the channel of ``network`` that stands for channel c of the whole (int64). Each packet of the run
-    stands for ``copies`` packets. ``words`` say how the planes were folded, or why they were not.
+    stands for ``copies`` packets. ``words`` say how the planes were folded, or why they were not. ``sizes`` are those
+    of its messages.
     """
 
     network: Network
-    schedule: Schedule
+    sizes: FoldedSizes | None
     stand_in: Int64
     copies: int
     words: str
@@ -39,7 +43,14 @@ class Folding:
         """Whether channels stand for others than themselves."""
         return len(self.network.channels) < len(self.stand_in)
 
-    def unfold(self, record: RunRecord) -> RunRecord:
+    def schedule(self, schedule: Schedule) -> Schedule:
+        """Return what the run moves for a schedule of the workload."""
+        if self.sizes is None:
+            return schedule
+        size_bytes = self.sizes.of(schedule)
+        return replace(schedule, messages=replace(schedule.messages, size_bytes=size_bytes))
+
+    def unfold(self, record: Figures) -> Figures:
         """Turn the record of the run into that of the whole; times and the engine's own figures stay as they are."""
         of_channels = [field.name for field in fields(record) if field.name.startswith("channel_")]
         return replace(
@@ -52,23 +63,50 @@ class Folding:
         )
 
 
-def unfolded(network: Network, schedule: Schedule, why: str) -> Folding:
+@dataclass(frozen=True)
+class FoldedSizes:
+    """The sizes of the messages of a folded run; ``width`` and ``folded_width`` are the planes of each bundle."""
+
+    network: Network
+    terminal_of_rank: Int32
+    width: Int64
+    folded_width: Int64
+
+    def bundles(self, schedule: Schedule) -> tuple[Bool, Int64]:
+        """Tell which messages move, and over which bundle (0 for others)."""
+        messages = schedule.messages
+        terminal = self.terminal_of_rank[schedule.tasks.rank]
+        source, target = terminal[messages.source_task], terminal[messages.target_task]
+        moves = (messages.size_bytes > 0) & (source != target)
+        return moves, np.where(moves, self.network.bundle_index[source, target], 0)
+
+    def of(self, schedule: Schedule) -> Int64:
+        """Give what folded bundles carry, so that their channels get the shares that they get in the whole.
+
+        Never less than striping over all of them needs.
+        """
+        moves, bundle = self.bundles(schedule)
+        size_bytes, width, folded_width = schedule.messages.size_bytes, self.width[bundle], self.folded_width[bundle]
+        return np.where(moves & (folded_width < width), -(-size_bytes // width) * folded_width, size_bytes)
+
+
+def unfolded(network: Network, why: str) -> Folding:
     """Return the folding that folds nothing, and say why."""
-    return Folding(network, schedule, np.arange(len(network.channels)), copies=1, words=why)
+    return Folding(network, None, np.arange(len(network.channels)), copies=1, words=why)
 
 
-def fold(network: Network, schedule: Schedule, terminal_of_rank: Int32) -> Folding:
-    """Fold the planes that are alike, if that changes no recorded figure.
+def fold(network: Network, schedules: Iterable[Schedule], terminal_of_rank: Int32) -> Folding:
+    """Fold the planes that are alike, if that changes no recorded figure of *schedules*, the blocks of a workload.
 
     No hash, tie or counter knows the number of its plane, so planes that are alike do the same as long as they carry
     the same: every message that uses one of them uses all of them.
     """
     if network.num_planes == 1:
-        return unfolded(network, schedule, "the fabric has one plane")
+        return unfolded(network, "the fabric has one plane")
     plane_class = classes_of_planes(network)
     count = np.bincount(plane_class)
     if len(count) == network.num_planes:
-        return unfolded(network, schedule, "no two planes are alike")
+        return unfolded(network, "no two planes are alike")
 
     is_first = np.zeros(network.num_planes, np.bool_)
     is_first[np.unique(plane_class, return_index=True)[1]] = True
@@ -76,43 +114,36 @@ def fold(network: Network, schedule: Schedule, terminal_of_rank: Int32) -> Foldi
     width = np.diff(network.bundle_first)
     bundle_of_member = np.repeat(np.arange(len(width)), width)
     folded_width = np.bincount(bundle_of_member[is_first[member_plane]], minlength=len(width))
-
-    messages = schedule.messages
-    terminal = terminal_of_rank[schedule.tasks.rank]
-    source, target = terminal[messages.source_task], terminal[messages.target_task]
-    moves = (messages.size_bytes > 0) & (source != target)
-    bundle = np.where(moves, network.bundle_index[source, target], 0)
-    shares = np.minimum(width[bundle], -(-messages.size_bytes // network.packet.stripe_min_bytes))
-    folds = moves & (folded_width[bundle] < width[bundle])
-    partial = np.flatnonzero(folds & (shares < width[bundle]))
-    if len(partial):
-        row = partial[messages.size_bytes[partial].argmin()]
-        return unfolded(
-            network,
-            schedule,
-            f"a message of {messages.size_bytes[row]:,} B uses {shares[row]} of {width[bundle[row]]} planes",
-        )
+    sizes = FoldedSizes(network, terminal_of_rank, width, folded_width)
 
     used = np.zeros(len(width), np.bool_)
-    used[bundle[moves]] = True
+    smallest: tuple[int, int, int] | None = None  # bytes, planes used and planes of a message that does not use all
+    for schedule in schedules:
+        moves, bundle = sizes.bundles(schedule)
+        size_bytes = schedule.messages.size_bytes
+        shares = np.minimum(width[bundle], -(-size_bytes // network.packet.stripe_min_bytes))
+        partial = np.flatnonzero(moves & (folded_width[bundle] < width[bundle]) & (shares < width[bundle]))
+        if len(partial):
+            row = partial[size_bytes[partial].argmin()]
+            if smallest is None or size_bytes[row] < smallest[0]:
+                smallest = int(size_bytes[row]), int(shares[row]), int(width[bundle[row]])
+        used[bundle[moves]] = True
+    if smallest is not None:
+        return unfolded(network, "a message of {:,} B uses {} of {} planes".format(*smallest))
+
     copies = np.unique(count[plane_class[member_plane[used[bundle_of_member]]]])
     if len(copies) > 1:
         stands_for = " and for ".join(map(str, copies))
         return unfolded(
             network,
-            schedule,
             f"planes that carry packets would stand for {stands_for}, but their latencies are recorded together",
         )
 
-    # What a folded bundle carries of a message, so that its channels get the shares that they get in the whole: never
-    # less than striping over all of them needs.
-    share_bytes = -(-messages.size_bytes // width[bundle])
-    size_bytes = np.where(folds, share_bytes * folded_width[bundle], messages.size_bytes)
     one_of_each = _planes_of(network, is_first)
     first_channel = np.searchsorted(one_of_each.channels.plane, np.arange(len(count)))
     return Folding(
         network=one_of_each,
-        schedule=replace(schedule, messages=replace(messages, size_bytes=size_bytes)),
+        sizes=sizes,
         stand_in=first_channel[plane_class[network.channels.plane]] + network.channels.place,
         copies=int(copies.max(initial=1)),
         words=f"{network.num_planes} planes as {len(count)}",

@@ -41,6 +41,7 @@ else:
 ZERO, NONE, NEVER = int64(0), int64(layout.NONE), int64(layout.NEVER)
 SLICE, DONE, STALLED = int64(Code.SLICE), int64(Code.DONE), int64(Code.STALLED)
 PACKETS_FULL, TIME_LIMIT = int64(Code.PACKETS_FULL), int64(Code.TIME_LIMIT)
+NEED_WORK = int64(Code.NEED_WORK)
 TASK_STARTS, MESSAGE_SENT = int64(TimerKind.TASK_STARTS), int64(TimerKind.MESSAGE_SENT)
 MESSAGE_COMPLETE = int64(TimerKind.MESSAGE_COMPLETE)
 SPRAY = int64(Routing.SPRAY)
@@ -492,9 +493,10 @@ def end_task(state: State, task: int, now_ps: int) -> None:
     row = tasks[task]
     row["end_ps"] = now_ps
     state.clock[0]["tasks_left"] -= 1
-    first = int64(row["successors_first"])
-    for place in range(first, first + int64(row["successors_count"])):
-        successor = int64(state.successors[place]["task"])
+    edge = int64(row["first_successor"])
+    while edge != NONE:
+        successor = int64(state.successors[edge]["task"])
+        edge = int64(state.successors[edge]["next"])
         after = tasks[successor]
         after["waiting"] -= 1
         if after["waiting"] == 0:
@@ -526,7 +528,7 @@ def uses_plane(state: State, message: int, position: int) -> bool:
 def queue_message(state: State, message: int, now_ps: int) -> None:
     """Put a message that is ready into its bundle's list and wake the injectors that it uses.
 
-    The list is sorted by (ready time, operation, index); rows of ``messages`` are sorted by (operation, index).
+    The list is sorted by (ready time, operation, index), the last two as the message's number says.
     So only messages of this instant can stand behind the new one, and no injector has looked at those yet.
     """
     messages = state.messages
@@ -538,10 +540,10 @@ def queue_message(state: State, message: int, now_ps: int) -> None:
         bundle["instant_first"] = NONE
     before = int64(bundle["last_ready"])
     after = NONE
-    if bundle["instant_first"] != NONE and message < before:
+    if bundle["instant_first"] != NONE and row["number"] < messages[before]["number"]:
         before = int64(bundle["anchor"])
         after = int64(bundle["instant_first"])
-        while after < message:
+        while messages[after]["number"] < row["number"]:
             before = after
             after = int64(messages[before]["next_ready"])
     else:
@@ -866,9 +868,25 @@ def earliest_timer(state: State) -> int:
 
 
 @jit
-def open_epoch(state: State) -> int:
-    """Set the epoch to the earliest thing that can happen and return SLICE; else DONE, STALLED or TIME_LIMIT."""
+def begin_new_tasks(state: State) -> None:
+    """Let begin the tasks that were admitted and wait for no others."""
     clock = state.clock[0]
+    task = int64(clock["new_task"])
+    while task != NONE:
+        row = state.tasks[task]
+        add_timer(state, int64(row["terminal"]), row["begin_ps"] + row["launch_ps"], TASK_STARTS, task)
+        task = int64(row["next_new"])
+    clock["new_task"] = NONE
+
+
+@jit
+def open_epoch(state: State) -> int:
+    """Set the epoch to the earliest thing that can happen and return SLICE.
+
+    Otherwise returns DONE, STALLED, TIME_LIMIT or NEED_WORK.
+    """
+    clock = state.clock[0]
+    begin_new_tasks(state)
     start_ps = NEVER
     for domain in range(clock["num_domains"]):
         if state.domains[domain]["arriving"] > 0:
@@ -879,6 +897,8 @@ def open_epoch(state: State) -> int:
         for domain in range(clock["num_domains"]):
             start_ps = min(start_ps, earliest_wake(state, domain))
         if start_ps == NEVER:
+            if clock["more_work"] == 1:
+                return NEED_WORK
             for domain in range(clock["num_domains"]):
                 come_home(state, domain)
             if clock["tasks_left"] == 0:
@@ -888,10 +908,14 @@ def open_epoch(state: State) -> int:
     start_ps = max(start_ps, clock["epoch_end_ps"])
     if start_ps >= clock["limit_ps"]:
         return TIME_LIMIT
-    clock["epoch_start_ps"] = (start_ps >> clock["window_shift"]) << clock["window_shift"]
-    clock["epoch_end_ps"] = clock["epoch_start_ps"] + (clock["epoch_windows"] << clock["window_shift"])
-    if clock["defers"] == 1 and clock["waits_left"] == 0:
-        clock["epoch_end_ps"] = NEVER
+    start_ps = (start_ps >> clock["window_shift"]) << clock["window_shift"]
+    end_ps = start_ps + (clock["epoch_windows"] << clock["window_shift"])
+    if end_ps > clock["admit_ps"]:
+        return NEED_WORK
+    if clock["defers"] == 1 and clock["waits_left"] == 0 and clock["more_work"] == 0:
+        end_ps = NEVER
+    clock["epoch_start_ps"] = start_ps
+    clock["epoch_end_ps"] = end_ps
     clock["epoch_open"] = 1
     return SLICE
 
@@ -987,13 +1011,9 @@ def run_domain(state: State, domain: int, max_events: int) -> int:
 
 
 @jit
-def close_epoch(state: State) -> None:
-    """Handle what became sent and complete in the epoch, in time order at each terminal."""
+def end_parts(state: State) -> None:
+    """Count the shares that became sent or complete in the epoch."""
     clock = state.clock[0]
-    clock["epoch_open"] = 0
-    clock["next_domain"] = 0
-    if clock["defers"] == 0:
-        return
     for domain in range(clock["num_domains"]):
         row = state.domains[domain]
         part = int64(row["sent_first"])
@@ -1006,11 +1026,28 @@ def close_epoch(state: State) -> None:
             complete_part(state, part, part % clock["num_messages"])
             part = int64(state.parts[part]["next_complete"])
         row["complete_first"] = NONE
-    for terminal in range(clock["num_terminals"]):
-        first_timer = int64(state.terminals[terminal]["first_timer"])
-        while first_timer != NONE and state.timers[first_timer]["time_ps"] < clock["epoch_end_ps"]:
-            handle_timer(state, terminal)
+
+
+@jit
+def close_epoch(state: State) -> int:
+    """Handle what became sent and complete in the epoch, in time order at each terminal, and return SLICE.
+
+    Returns NEED_WORK, to be called again, before a task starts for which tasks wait that are not admitted.
+    """
+    clock = state.clock[0]
+    if clock["defers"] == 1:
+        end_parts(state)
+        for terminal in range(clock["num_terminals"]):
             first_timer = int64(state.terminals[terminal]["first_timer"])
+            while first_timer != NONE and state.timers[first_timer]["time_ps"] < clock["epoch_end_ps"]:
+                timer = state.timers[first_timer]
+                if timer["kind"] == TASK_STARTS and state.tasks[int64(timer["subject"])]["awaited"] == 1:
+                    return NEED_WORK
+                handle_timer(state, terminal)
+                first_timer = int64(state.terminals[terminal]["first_timer"])
+    clock["epoch_open"] = 0
+    clock["next_domain"] = 0
+    return SLICE
 
 
 @jit
@@ -1021,7 +1058,7 @@ def run(state: State, part: int, max_events: int) -> int:
     anything of the next place has changed; call again after growing.
 
     *part* is WHOLE, or for threads that share an epoch: OPEN (``open_epoch`` alone), a domain (``run_domain`` alone) or
-    CLOSE (``close_epoch`` alone, which returns SLICE). One entry and one call of each, because each call is inlined and
+    CLOSE (``close_epoch`` alone). One entry and one call of each, because each call is inlined and
     compiled again.
     """
     clock = state.clock[0]
@@ -1041,6 +1078,6 @@ def run(state: State, part: int, max_events: int) -> int:
                 return code
             events += state.domains[domain]["hops"] - before
             clock["next_domain"] += 1
-        close_epoch(state)
-        if part == CLOSE:
-            return SLICE
+        code = close_epoch(state)
+        if part == CLOSE or code != SLICE:
+            return code

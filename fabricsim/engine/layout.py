@@ -37,6 +37,7 @@ class Code(IntEnum):
     STALLED = 2  #: tasks are unfinished and nothing can happen any more
     PACKETS_FULL = 3  #: grow ``packets`` for the domain at hand
     TIME_LIMIT = 4  #: the next event lies at or beyond ``limit_ps``
+    NEED_WORK = 5  #: nothing more can happen before the next block of the workload is admitted
 
 
 class Part(IntEnum):
@@ -124,7 +125,11 @@ TABLES = (
             Field("limit_ps", "i8", "the run ends before this time"),
             Field("tasks_left", "i8", "tasks that have not ended"),
             Field("waits_left", "i8", "tasks that have not started, and messages that are not ready"),
+            Field("more_work", "i8", "1 while blocks of the workload are to be admitted"),
+            Field("admit_ps", "i8", "an epoch that ends later needs the next block; NEVER: none begins by itself"),
+            Field("retired_packets", "i8", "packets of the messages whose rows were freed"),
             Field("free_timer", "u4", "head of the list of free timers"),
+            Field("new_task", "u4", "tasks admitted since the last epoch that wait for none, a list"),
         ),
     ),
     Table(
@@ -329,9 +334,10 @@ TABLES = (
             Field("complete_ps", "i8", "recorded: last delivery"),
             Field("share_bytes", "i8", "each share is cut and timed as this many; 0: the message makes no packet"),
             Field("flow", "i8", "H(seed, 2, source, destination)"),
+            Field("number", "i8", "place in the order of (operation, index) in the whole workload"),
             Field("source", "u4", "terminal"),
             Field("destination", "u4", "terminal"),
-            Field("source_task", "u4", ""),
+            Field("source_task", "u4", "NONE: the row is free"),
             Field("target_task", "u4", ""),
             Field("waiting", "u4", "waits that are not over: its task's start and messages"),
             Field("shares_left", "u4", "not yet sent"),
@@ -382,12 +388,18 @@ TABLES = (
             Field("pending", "u4", "messages not yet sent or not yet complete"),
             Field("sends_first", "u4", "its messages: first row of sends"),
             Field("sends_count", "u4", ""),
-            Field("successors_first", "u4", "first row of successors"),
-            Field("successors_count", "u4", ""),
+            Field("first_successor", "u4", "its edges to tasks that wait for it, a list"),
+            Field("next_new", "u4", "next of the new tasks"),
+            Field("awaited", "u4", "1 while a task of a block that is not admitted waits for it: it must not start"),
         ),
     ),
     Table("sends", "send_row", "messages by source task, in order", (Field("message", "u4", ""),)),
-    Table("successors", "successor_row", "tasks by predecessor", (Field("task", "u4", ""),)),
+    Table(
+        "successors",
+        "successor_row",
+        "edges from tasks to those that wait for them",
+        (Field("task", "u4", "the one that waits"), Field("next", "u4", "next edge of the task that it waits for")),
+    ),
     Table(
         "latencies",
         "latency_row",

@@ -5,22 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from fabricsim.engine.layout import NONE, NOT_YET, State
+from fabricsim.engine.work import Work
 from fabricsim.fabrics.network import Network
 from fabricsim.workloads.schedule import Schedule
 
 
-def describe_stall(state: State, network: Network, schedule: Schedule) -> str:
+def describe_stall(state: State, network: Network, work: Work) -> str:
     """Name the first blocked message, its channel and the missing credit; without one, the first waiting task."""
     left = int(state.clock["tasks_left"][0])
     time_us = int(state.clock["epoch_start_ps"][0]) / 1e6
-    head = f"stalled at {time_us:.3f} us: {left} of {len(schedule.tasks)} tasks cannot end. "
+    head = f"stalled at {time_us:.3f} us: {left} of {work.admitted_tasks} tasks cannot end. "
     blocked = first_blocked(state)
     if blocked is not None:
         channel, message, wire_bytes = blocked
         room_bytes, buffer_bytes = state.channels["room_bytes"][channel], network.channels.buffer_bytes[channel]
         return head + (
-            f"{name_message(schedule, message)} waits at channel {network.channel_name(channel)}: its next packet "
-            f"needs {wire_bytes} B of credit, {room_bytes} B of the {buffer_bytes} B buffer are free, "
+            f"{name_message(*work.find('messages', message))} waits at channel {network.channel_name(channel)}: "
+            f"its next packet needs {wire_bytes} B of credit, {room_bytes} B of the {buffer_bytes} B buffer are free, "
             "and no credit is under way"
         )
     tasks = state.tasks
@@ -32,6 +33,7 @@ def describe_stall(state: State, network: Network, schedule: Schedule) -> str:
     else:
         task = int(open_tasks[tasks["waiting"][open_tasks] == 0][0])
         reason = f"waits for {tasks['pending'][task]} messages that never became ready"
+    schedule, task = work.find("tasks", task)
     operation = schedule.operations[schedule.tasks.operation[task]]
     return head + f"Operation {operation.name!r} at rank {schedule.tasks.rank[task]} {reason}"
 

@@ -17,7 +17,6 @@ from fabricsim.engine.layout import (
     Routing,
     Rows,
     State,
-    TimerKind,
 )
 from fabricsim.fabrics.network import Channels, Network
 from fabricsim.workloads.schedule import Schedule
@@ -50,15 +49,16 @@ def rows(name: str, count: int) -> Rows:
 def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed: int) -> State:
     """Return the state of a run at time zero, before its first event.
 
+    Of a workload in blocks *schedule* is the first; ``Work`` admits the others.
     ``terminal_of_rank[r]`` is the terminal of rank r (int32, one entry per rank, all different).
     """
-    messages, shortest = message_rows(network, schedule, terminal_of_rank, seed)
+    messages = message_rows(network, schedule, terminal_of_rank, seed)
     durations = Durations(network)
     shift = min(MAX_WINDOW_SHIFT, int(network.channels.latency_ps.min()).bit_length() - 1)
     overhead_windows = network.endpoint.message_overhead_ps >> shift
     defers = overhead_windows > 0
     channels, injectors, bundles, members = channel_rows(network, durations, defers, seed)
-    tasks, sends, successors, timers = task_rows(network, schedule, messages, terminal_of_rank)
+    tasks, sends, successors = task_rows(network, schedule, messages, terminal_of_rank)
     followers = follower_rows(schedule, messages)
 
     clock = rows("clock", 1)
@@ -74,6 +74,8 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     clock["limit_ps"] = LIMIT_PS
     clock["tasks_left"] = len(schedule.tasks)
     clock["waits_left"] = len(schedule.tasks) + len(schedule.messages)
+    clock["admit_ps"] = NEVER
+    clock["new_task"] = chain_new_tasks(tasks, np.flatnonzero(tasks["waiting"] == 0))
 
     # A start less than a window's end announces a head one latency later.
     needed = (int(network.channels.latency_ps.max()) >> shift) + 2
@@ -91,13 +93,15 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     channels["first_output"][at_switch] = first_output[switch]
 
     terminals = rows("terminals", network.num_terminals)
+    terminals["first_timer"] = terminals["recent_timer"] = NONE
     if not defers:
         source = network.channels.source_node[injectors["channel"]]
         terminals["first_injector"], terminals["num_injectors"] = ranges(source, network.num_terminals)
-    clock["free_timer"] = chain_timers(network, timers, tasks, terminals)
+    timers = rows("timers", num_timers(messages, tasks))
+    timers["next"] = chain(0, len(timers))
 
-    starts = starts_per_window(durations.at(channels["serialization_row"], shortest), shift)
-    domains = domain_rows(network, terminals, injectors, starts, defers)
+    starts = starts_per_window(durations.at(channels["serialization_row"], shortest_payload(network, messages)), shift)
+    domains = domain_rows(network, starts, defers)
     clock["num_domains"] = len(domains)
     injectors["domain"] = network.channels.plane[injectors["channel"]] if defers else 0
     shares = share_rows(network, domains, injectors, int(np.count_nonzero(messages["share_bytes"])))
@@ -177,9 +181,9 @@ def chain(first: int, count: int, end: int = NONE) -> UInt32:
 
 
 def column(table: str, field: str, values: npt.NDArray[np.integer]) -> Rows:
-    """Return a table of one field."""
-    result = rows(table, len(values))
-    result[field][: len(values)] = values
+    """Return a table of one field, the others zero."""
+    result = rows(table, len(values))[: len(values)]
+    result[field] = values
     return result
 
 
@@ -299,7 +303,7 @@ def channel_rows(network: Network, durations: Durations, defers: bool, seed: int
     return channels, injectors, bundles, column("members", "injector", channels["injector"][network.bundle_channels])
 
 
-def domain_rows(network: Network, terminals: Rows, injectors: Rows, starts: Int64, defers: bool) -> Rows:
+def domain_rows(network: Network, starts: Int64, defers: bool) -> Rows:
     """Return the table of domains; *starts* is the most packets that each channel can start in a window."""
     plane = network.channels.plane
     domains = rows("domains", network.num_planes if defers else 1)
@@ -307,11 +311,7 @@ def domain_rows(network: Network, terminals: Rows, injectors: Rows, starts: Int6
     domains["first_channel"], domains["num_channels"] = ranges(plane if defers else np.zeros_like(plane), count)
     domains["num_banks"] = -(-domains["num_channels"] // (1 << BANK_SHIFT))
     domains["first_bank"] = np.arange(count) * banks_apart(domains)
-    domains["max_starts"] = np.maximum.reduceat(starts, domains["first_channel"])
-    if not defers:
-        at_terminal = np.bincount(network.channels.source_node, weights=starts)[: network.num_terminals]
-        domains["max_starts"] = max(int(starts.max()), int(at_terminal.max()))
-    domains["first_key"] = np.arange(count) * scratch_rows(network, starts)
+    limit_starts(network, domains, starts, defers)
     domains["first_latency"] = np.arange(count) * LATENCY_ROWS
     for name in ("free_packet", "free_share", "sent_first", "sent_last", "complete_first", "complete_last"):
         domains[name] = NONE
@@ -324,15 +324,25 @@ def banks_apart(domains: Rows) -> int:
     return -(-int(domains["num_banks"].max()) // line) * line
 
 
+def limit_starts(network: Network, domains: Rows, starts: Int64, defers: bool) -> None:
+    """Enter what each place of a domain can start in a window, and the domain's part of the scratch tables."""
+    domains["max_starts"] = np.maximum.reduceat(starts, domains["first_channel"])
+    if not defers:
+        at_terminal = np.bincount(network.channels.source_node, weights=starts)[: network.num_terminals]
+        domains["max_starts"] = max(int(starts.max()), int(at_terminal.max()))
+    domains["first_key"] = np.arange(len(domains)) * scratch_rows(network, starts)
+
+
 def scratch_rows(network: Network, starts: Int64) -> int:
     """Return the most packets that can reach one switch output in a window: all that start towards the switch."""
     return int(np.bincount(network.channels.target_node, weights=starts).max())
 
 
-def share_rows(network: Network, domains: Rows, injectors: Rows, num_messages: int) -> Rows:
+def share_rows(network: Network, domains: Rows, injectors: Rows, num_messages: int | None = None) -> Rows:
     """Return the table of shares, linked to the free lists of the domains: a row per slot, or message if fewer move."""
-    slots = network.endpoint.slots * np.bincount(injectors["domain"], minlength=len(domains))
-    counts = np.minimum(slots, max(1, num_messages * (1 if len(domains) > 1 else network.num_planes)))
+    counts = network.endpoint.slots * np.bincount(injectors["domain"], minlength=len(domains))
+    if num_messages is not None:
+        counts = np.minimum(counts, max(1, num_messages * (1 if len(domains) > 1 else network.num_planes)))
     shares = rows("shares", int(counts.sum()))
     first = np.cumsum(counts) - counts
     for domain in range(len(domains)):
@@ -343,9 +353,21 @@ def share_rows(network: Network, domains: Rows, injectors: Rows, num_messages: i
 
 def part_rows(network: Network, messages: Rows) -> tuple[Rows, Rows]:
     """Return the tables of parts and counts."""
-    packets = -(-messages["share_bytes"] // network.packet.max_payload_bytes)
-    counts = column("counts", "packets_left", np.tile(packets, network.num_planes))
-    return rows("parts", len(counts)), counts
+    counts = column("counts", "packets_left", np.tile(share_packets(network, messages), network.num_planes))
+    return rows("parts", len(counts))[: len(counts)], counts
+
+
+def share_packets(network: Network, messages: Rows) -> Int64:
+    """Return how many packets each share of the messages is cut into."""
+    packets: Int64 = -(-messages["share_bytes"] // network.packet.max_payload_bytes)
+    return packets
+
+
+def shortest_payload(network: Network, messages: Rows) -> int:
+    """Return the shortest payload of a packet."""
+    packets = share_packets(network, messages)
+    last = messages["share_bytes"] - (packets - 1) * network.packet.max_payload_bytes
+    return int(last[packets > 0].min(initial=network.packet.max_payload_bytes))
 
 
 def starts_per_window(duration_ps: Int64, shift: int) -> Int64:
@@ -394,8 +416,10 @@ def route_rows(network: Network) -> tuple[Rows, Rows, Int64, Int64]:
 # --- work ----------------------------------------------------------------------------------------------------------
 
 
-def message_rows(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed: int) -> tuple[Rows, int]:
-    """Return the table of messages, striped, and the shortest payload of a packet."""
+def message_rows(
+    network: Network, schedule: Schedule, terminal_of_rank: Int32, seed: int, first_operation: int = 0
+) -> Rows:
+    """Return the table of messages, striped; hashes know operations by their numbers in the whole workload."""
     source = schedule.messages
     count = len(source)
     messages = rows("messages", count)[:count]
@@ -410,24 +434,21 @@ def message_rows(network: Network, schedule: Schedule, terminal_of_rank: Int32, 
     wanted = -(-size // network.packet.stripe_min_bytes)
     num_shares = np.where(moves, np.minimum(planes, wanted), 0)
     share_bytes = np.where(moves, -(-size // np.maximum(num_shares, 1)), 0)
-    first_plane = hash_words(
-        seed, FIRST_PLANE, src, dst, source.operation.astype(np.int64), source.index.astype(np.int64)
-    )
-    packets = -(-share_bytes // network.packet.max_payload_bytes)
-    last_payload = share_bytes - (packets - 1) * network.packet.max_payload_bytes
-    shortest = int(last_payload[moves].min(initial=network.packet.max_payload_bytes))
+    operation = first_operation + source.operation.astype(np.int64)
+    first_plane = hash_words(seed, FIRST_PLANE, src, dst, operation, source.index.astype(np.int64))
 
     messages["ready_ps"] = messages["complete_ps"] = NOT_YET
     messages["first_injection_ps"] = NEVER
     messages["share_bytes"] = share_bytes
     messages["flow"] = hash_words(seed, FLOW, src, dst)
+    messages["number"] = np.arange(count)
     messages["source"], messages["destination"] = src, dst
     messages["source_task"], messages["target_task"] = source.source_task, source.target_task
     messages["shares_left"] = messages["parts_left"] = messages["num_shares"] = num_shares
     messages["first_plane"] = np.where(num_shares < planes, first_plane % planes, 0)
     messages["bundle"] = bundle
     messages["next_ready"] = NONE
-    return messages, shortest
+    return messages
 
 
 def follower_rows(schedule: Schedule, messages: Rows) -> Rows:
@@ -453,10 +474,8 @@ def follower_rows(schedule: Schedule, messages: Rows) -> Rows:
     return column("followers", "message", waiter)
 
 
-def task_rows(
-    network: Network, schedule: Schedule, messages: Rows, terminal_of_rank: Int32
-) -> tuple[Rows, Rows, Rows, Rows]:
-    """Return the tables of tasks, sends, successors, and of timers with the starts of tasks without predecessors."""
+def task_rows(network: Network, schedule: Schedule, messages: Rows, terminal_of_rank: Int32) -> tuple[Rows, Rows, Rows]:
+    """Return the tables of tasks, sends and successors."""
     source = schedule.tasks
     count = len(source)
     tasks = rows("tasks", count)[:count]
@@ -465,6 +484,7 @@ def task_rows(
     tasks["gap_ps"] = source.gap_ps
     tasks["launch_ps"] = np.where(source.launches, network.endpoint.launch_latency_ps, 0)
     tasks["terminal"] = terminal_of_rank[source.rank]
+    tasks["first_successor"] = tasks["next_new"] = NONE
 
     by_source = np.argsort(messages["source_task"], kind="stable")
     tasks["sends_first"], tasks["sends_count"] = ranges(messages["source_task"], count)
@@ -476,33 +496,34 @@ def task_rows(
     num_predecessors = np.diff(source.predecessor_first)
     task = np.repeat(np.arange(count), num_predecessors)
     order = np.argsort(source.predecessors, kind="stable")
-    tasks["successors_first"], tasks["successors_count"] = ranges(source.predecessors, count)
-    tasks["waiting"] = num_predecessors
-
-    free = np.flatnonzero(num_predecessors == 0)
-    tasks["begin_ps"][free] = source.not_before_ps[free] + source.gap_ps[free]
-    timers = rows("timers", 2 * len(messages) + count)
-    timers["kind"] = NONE
-    timers["time_ps"][: len(free)] = tasks["begin_ps"][free] + tasks["launch_ps"][free]
-    timers["kind"][: len(free)] = TimerKind.TASK_STARTS
-    timers["subject"][: len(free)] = free
-    return tasks, column("sends", "message", by_source), column("successors", "task", task[order]), timers
+    successors = column("successors", "task", task[order])
+    link_edges(tasks, successors, 0, source.predecessors[order])
+    return tasks, column("sends", "message", by_source), successors
 
 
-def chain_timers(network: Network, timers: Rows, tasks: Rows, terminals: Rows) -> int:
-    """Link the timers in use to their *terminals* in time order, the others to the free list; return its head."""
-    used = np.flatnonzero(timers["kind"] != NONE)
-    terminal = tasks["terminal"][timers["subject"][used]]
-    order = used[np.lexsort((timers["time_ps"][used], terminal))]
-    terminal = np.sort(terminal)
-    last = np.ones(len(order), np.bool_)
-    last[:-1] = terminal[:-1] != terminal[1:]
-    first = np.roll(last, 1)
-    timers["next"][order] = np.where(last, NONE, np.roll(order, -1))
-    timers["previous"][order] = np.where(first, NONE, np.roll(order, 1))
+def link_edges(tasks: Rows, successors: Rows, first: int, predecessor: npt.NDArray[np.integer]) -> None:
+    """Link edges, rows *first*, ... of *successors*, to the sorted tasks that are waited for; count them as waits."""
+    edge = np.arange(first, first + len(predecessor), dtype=np.uint32)
+    is_last = np.append(predecessor[1:] != predecessor[:-1], True)[: len(edge)]
+    successors["next"][edge[~is_last]] = edge[~is_last] + 1
+    successors["next"][edge[is_last]] = tasks["first_successor"][predecessor[is_last]]
+    is_first = np.roll(is_last, 1)
+    tasks["first_successor"][predecessor[is_first]] = edge[is_first]
+    np.add.at(tasks["waiting"], successors["task"][edge], np.uint32(1))
 
-    terminals["first_timer"] = NONE
-    terminals["first_timer"][terminal[first]] = order[first]
-    terminals["recent_timer"] = terminals["first_timer"]
-    timers["next"][len(used) :] = chain(len(used), len(timers) - len(used))
-    return len(used) if len(used) < len(timers) else NONE
+
+def chain_new_tasks(tasks: Rows, free: Int64, end: int = NONE) -> int:
+    """Let the tasks *free*, which wait for none, begin at the next epoch; return the head of their list."""
+    if not len(free):
+        return end
+    tasks["begin_ps"][free] = tasks["not_before_ps"][free] + tasks["gap_ps"][free]
+    # In time order, so that timers need no search.
+    order = free[np.argsort((tasks["begin_ps"] + tasks["launch_ps"])[free], kind="stable")]
+    tasks["next_new"][order[:-1]] = order[1:]
+    tasks["next_new"][order[-1]] = end
+    return int(order[0])
+
+
+def num_timers(messages: Rows, tasks: Rows) -> int:
+    """Return how many timers there can be at most."""
+    return 2 * len(messages) + len(tasks)

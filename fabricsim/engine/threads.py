@@ -79,7 +79,9 @@ class Threads:
             self._last_hops = int(state.domains["hops"].sum()) - before
             if turns.code != Code.DONE:
                 return turns.code
-            self._run(state, int(Part.CLOSE), 0)
+            code = Code(self._run(state, int(Part.CLOSE), 0))
+            if code != Code.SLICE:
+                return code
         return Code.SLICE
 
 

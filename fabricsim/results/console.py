@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import string
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,12 +90,12 @@ def write_json(document: Mapping[str, Any], target: str) -> None:
 def run_answer(results: Sequence[Result]) -> RenderableType:
     """Lay out runs of one collective at several sizes like nccl-tests, each beside its lower bound."""
     first = results[0]
-    operation = first.schedule.operations[0]
+    operation = next(first.op_rows())
     table = _table(
         ("size", "B"), ("time", "us"), ("algbw", "GB/s"), ("busbw", "GB/s"), ("lower bound", "us"), ("efficiency", "%")
     )
     for result in results:
-        for row in result.op_rows:
+        for row in result.op_rows():
             table.add_row(
                 f"{row['size_bytes']:,}",
                 _us(row["time_ps"]),
@@ -105,7 +106,7 @@ def run_answer(results: Sequence[Result]) -> RenderableType:
             )
     return _apart(
         Text(
-            f"{operation.op} ({operation.algorithm}) over {len(operation.ranks)} ranks on {_fabric(first)}\n"
+            f"{operation['op']} ({operation['algorithm']}) over {operation['ranks']} ranks on {_fabric(first)}\n"
             f"{_settings(first)}\n"
             f"kernel {first.record.kernel} ({first.record.kernel_reason}), seed {first.info.seed}\n"
             + "\n".join(dict.fromkeys(map(_folding, results)))
@@ -284,8 +285,7 @@ def _replay_header(result: Result) -> Text:
     source = about.get("trace", "trace")
     operations = result.num_operations
     return Text(
-        f"{source}, mode {about['mode']}: {result.schedule.num_ranks} ranks, "
-        f"{operations:,} operation{'s' * (operations != 1)}"
+        f"{source}, mode {about['mode']}: {result.num_ranks} ranks, {operations:,} operation{'s' * (operations != 1)}"
     )
 
 
@@ -301,7 +301,7 @@ def _run_header(result: Result) -> Text:
 
 
 def _estimate_header(estimate: Estimate) -> str:
-    about, schedule = estimate.workload.about, estimate.workload.schedule
+    about, schedule = estimate.workload.about, estimate.workload.blocks.whole()
     if about["kind"] == "trace":
         what = f"{about.get('trace', 'trace')}, mode {about['mode']}: {schedule.num_ranks} ranks"
     else:
@@ -356,9 +356,9 @@ def _mebibytes(size_bytes: int) -> str:
 
 
 def _operations(results: Sequence[Result]) -> Table:
-    rows = _moving_rows(results)
-    recorded = _has_recorded_times(rows)
-    named = any(_recorded_name(row[0]) for row in rows[:MAX_ROWS])
+    rows = list(islice(_moving_rows(results), MAX_ROWS))
+    recorded = results[0].collected.has_recorded
+    named = any(_recorded_name(row[0]) for row in rows)
     table = _table(
         ("operation", "", "left"),
         *([("name", "", "left")] if named else []),
@@ -367,7 +367,7 @@ def _operations(results: Sequence[Result]) -> Table:
         *([("recorded", "us")] if recorded else []),
         *((result.network.name, "us") for result in results),
     )
-    for row in rows[:MAX_ROWS]:
+    for row in rows:
         first = row[0]
         table.add_row(
             first["op"],
@@ -389,36 +389,28 @@ def _recorded_name(row: Mapping[str, Any]) -> str:
 
 
 def _notes(result: Result) -> Text:
-    rows = _moving_rows([result])
+    collected = result.collected
     notes = ["Times run from the arrival of an operation's last rank to the end of its last rank."]
-    if _has_recorded_times(rows):
+    if collected.has_recorded:
         notes.append(
             "Recorded: on the machine that made the trace, from the last start on a device; simulated times hold the "
             "launch latency, which stands for what a library's kernels do beside the transfer."
         )
     else:
         notes.append("The trace has no recorded times to compare with.")
-    if len(rows) > MAX_ROWS:
-        notes.append(f"{len(rows) - MAX_ROWS:,} more operations are left out here; --json FILE has them all.")
-    replaced = {
-        f"{operation.op}: recorded {operation.recorded_algorithm}, simulated {operation.algorithm}."
-        for operation in result.schedule.operations
-        if operation.recorded_algorithm
-    }
-    return Text("\n".join([" ".join(notes), *sorted(replaced)]))
+    if collected.num_moving > MAX_ROWS:
+        notes.append(
+            f"{collected.num_moving - MAX_ROWS:,} more operations are left out here; --json FILE has them all."
+        )
+    return Text("\n".join([" ".join(notes), *sorted(collected.replaced)]))
 
 
-def _has_recorded_times(rows: Sequence[tuple[dict[str, Any], ...]]) -> bool:
-    return any(row[0]["recorded_ps"] is not None for row in rows)
-
-
-def _moving_rows(results: Sequence[Result]) -> list[tuple[dict[str, Any], ...]]:
+def _moving_rows(results: Sequence[Result]) -> Iterator[tuple[dict[str, Any], ...]]:
     """Rows of the operations that could move something, each with one entry per result."""
-    from fabricsim.workloads.trace_schema import OPS
+    from fabricsim.results.collected import LOCAL
 
-    local = {op.name for op in OPS if op.kind == "local"}
-    rows = zip(*(result.op_rows for result in results), strict=True)
-    return [row for row in rows if row[0]["op"] not in local]
+    rows = zip(*(result.op_rows() for result in results), strict=True)
+    return (row for row in rows if row[0]["op"] not in LOCAL)
 
 
 def _latencies(results: Sequence[Result]) -> Table:

@@ -5,41 +5,62 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 
-from fabricsim.engine.driver import RunRecord
+from fabricsim.engine.work import BlockRecord
 from fabricsim.workloads.schedule import Schedule
+
+Int64 = npt.NDArray[np.int64]
 
 BLOCK_ROWS = 65_536
 
 
-def run_digest(schedule: Schedule, record: RunRecord) -> str:
-    """Hash all task and message times of a run.
+class Digest:
+    """Hashes all task and message times of a run in the order of their ends, however they come."""
 
-    Parameters
-    ----------
-    schedule
-        What was to be moved.
-    record
-        What the kernel recorded for it.
+    def __init__(self) -> None:
+        self._held = np.empty((0, 5), np.int64)
+        self._new: list[Int64] = []
+        self._state = b""
 
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-    """
-    tasks, messages = schedule.tasks, schedule.messages
-    end_ps = np.concatenate([record.message_complete_ps, record.task_end_ps])
-    operation = np.concatenate([messages.operation, tasks.operation]).astype(np.int64)
-    number = np.concatenate([messages.index.astype(np.int64), -1 - tasks.rank.astype(np.int64)])
-    begin_ps = np.concatenate([record.message_ready_ps, record.task_begin_ps])
-    first_ps = np.concatenate([record.message_first_injection_ps, record.task_begin_ps])
-    # (operation, number) is unique, so the other two columns never decide the order.
-    order = np.lexsort((number, operation, end_ps))
-    digest = b""
-    for first in range(0, len(order), BLOCK_ROWS):
-        rows = order[first : first + BLOCK_ROWS]
-        block = np.empty((len(rows), 5), "<i8")
-        for column, values in enumerate((end_ps, operation, number, begin_ps, first_ps)):
-            block[:, column] = values[rows]
-        digest = hashlib.sha256(digest + block.tobytes()).digest()
-    return digest.hex()
+    def add(self, schedule: Schedule, first_operation: int, record: BlockRecord) -> None:
+        """Take the times of a schedule, or of a block whose operations count from ``first_operation``."""
+        tasks, messages = schedule.tasks, schedule.messages
+        operation, number = first_operation + messages.operation.astype(np.int64), messages.index.astype(np.int64)
+        self._new.append(
+            np.stack(
+                [
+                    record.message_complete_ps,
+                    operation,
+                    number,
+                    record.message_ready_ps,
+                    record.message_first_injection_ps,
+                ],
+                axis=1,
+            )
+        )
+        operation, number = first_operation + tasks.operation.astype(np.int64), -1 - tasks.rank.astype(np.int64)
+        begin_ps = record.task_begin_ps
+        self._new.append(np.stack([record.task_end_ps, operation, number, begin_ps, begin_ps], axis=1))
+
+    def advance(self, horizon_ps: int) -> None:
+        """Hash what ended before a time before which nothing ends that is still to come, as far as blocks are full."""
+        rows = np.concatenate([self._held, *self._new])
+        self._new = []
+        # (operation, number) is unique, so the other two columns never decide the order.
+        rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
+        full = int(np.searchsorted(rows[:, 0], horizon_ps)) // BLOCK_ROWS * BLOCK_ROWS
+        for first in range(0, full, BLOCK_ROWS):
+            self._hash(rows[first : first + BLOCK_ROWS])
+        self._held = rows[full:].copy()
+
+    def hexdigest(self) -> str:
+        """Hash the rest and return the 64 digits; nothing can be added afterwards."""
+        self.advance(np.iinfo(np.int64).max)
+        if len(self._held):
+            self._hash(self._held)
+            self._held = self._held[:0]
+        return self._state.hex()
+
+    def _hash(self, rows: Int64) -> None:
+        self._state = hashlib.sha256(self._state + np.ascontiguousarray(rows, "<i8").tobytes()).digest()

@@ -116,7 +116,12 @@ class Estimate:
 
     def summary(self, *, command: str | None = None) -> dict[str, Any]:
         """Sum the estimate up as a JSON-ready dictionary of the schema ``fabricsim.estimate/1``."""
-        network, schedule, calibration, memory = self.network, self.workload.schedule, self.calibration, self.memory
+        network, schedule, calibration, memory = (
+            self.network,
+            self.workload.blocks.whole(),
+            self.calibration,
+            self.memory,
+        )
         return {
             "schema": SCHEMA,
             "fabricsim_version": package_version(),
@@ -194,7 +199,7 @@ def estimate(
         fold=fold,
     )
     # From here on nothing is refused: the run has begun with the same.
-    schedule = workload.schedule
+    schedule = workload.blocks.whole()
     network = fabric.network(packet=packet, routing=routing, endpoint=endpoint)
     terminals = terminal_of_rank(
         placement,
@@ -203,11 +208,12 @@ def estimate(
         fabric=network.name,
         recorded=workload.placement,
     )
-    folding = fold_planes(network, schedule, terminals) if fold else unfolded(network, schedule, "switched off")
+    folding = fold_planes(network, [schedule], terminals) if fold else unfolded(network, "switched off")
+    simulated = folding.schedule(schedule)
     process_bytes = _resident_bytes()
-    state = allocate(folding.network, folding.schedule, terminals, seed)
+    state = allocate(folding.network, simulated, terminals, seed)
     traffic = message_traffic(network, schedule, terminals)
-    traffic_simulated = message_traffic(folding.network, folding.schedule, terminals)
+    traffic_simulated = message_traffic(folding.network, simulated, terminals)
     hops_simulated = hops_per_packet(folding.network, traffic_simulated)
     rows, outgrown = most_packet_rows(folding.network, traffic_simulated, hops_simulated, state)
     chosen, reason = backends.choose(kernel)

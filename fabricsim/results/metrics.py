@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -60,17 +61,53 @@ class Distribution:
     mean: float | None
 
 
-def exact_distribution(latencies_ps: Int64) -> Distribution:
-    """Percentiles by nearest rank: the smallest latency that at least that fraction does not exceed."""
-    if not len(latencies_ps):
+def exact_distribution(latencies_ps: Callable[[], Iterable[Int64]]) -> Distribution:
+    """Percentiles by nearest rank: the smallest latency that at least that fraction does not exceed.
+
+    ``latencies_ps`` gives all latencies, part by part, each time that it is called.
+    """
+    count = sum_ps = max_ps = 0
+    for part in latencies_ps():
+        count += len(part)
+        sum_ps += int(part.sum())
+        max_ps = max(max_ps, int(part.max(initial=0)))
+    if not count:
         return Distribution(None, None, None, None, None, None)
-    in_order = np.sort(latencies_ps)
-    ranks = {name: math.ceil(fraction * len(in_order)) - 1 for name, fraction in PERCENTILES.items()}
+    names = {name: math.ceil(fraction * count) for name, fraction in PERCENTILES.items()}
+    found = _smallest(latencies_ps, sorted(set(names.values())), max_ps)
     return Distribution(
-        **{name: int(in_order[rank]) / PS_PER_US for name, rank in ranks.items()},
-        max=int(in_order[-1]) / PS_PER_US,
-        mean=float(in_order.mean()) / PS_PER_US,
+        **{name: found[rank] / PS_PER_US for name, rank in names.items()},
+        max=max_ps / PS_PER_US,
+        mean=sum_ps / count / PS_PER_US,
     )
+
+
+#: Digits, in binary, that a pass over all latencies tells of a percentile.
+_DIGITS = 16
+
+
+def _smallest(latencies_ps: Callable[[], Iterable[Int64]], ranks: Sequence[int], max_ps: int) -> dict[int, int]:
+    """Return the latencies of these ranks, counted from 1 in ascending order, none above *max_ps*.
+
+    Pass by pass it counts by the next digits those latencies that begin with the digits found so far.
+    """
+    left = max_ps.bit_length()
+    head = dict.fromkeys(ranks, 0)
+    before = dict.fromkeys(ranks, 0)  # latencies with a smaller head
+    while left > 0:
+        step = min(_DIGITS, left)
+        counts = {value: np.zeros(1 << step, np.int64) for value in head.values()}
+        for part in latencies_ps():
+            heads, digits = part >> left, (part >> (left - step)) & ((1 << step) - 1)
+            for value, count in counts.items():
+                count += np.bincount(digits[heads == value], minlength=1 << step)
+        left -= step
+        for rank in ranks:
+            cumulative = np.cumsum(counts[head[rank]])
+            digit = int(np.searchsorted(cumulative, rank - before[rank]))
+            before[rank] += int(cumulative[digit - 1]) if digit else 0
+            head[rank] = (head[rank] << step) | digit
+    return head
 
 
 def histogram_distribution(counts: Int64, sum_ps: int, max_ps: int) -> Distribution:

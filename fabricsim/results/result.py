@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fabricsim.engine.driver import RunRecord
+from fabricsim.engine.driver import RunFigures
 from fabricsim.fabrics.network import Network
 from fabricsim.results import metrics
-from fabricsim.results.bounds import earliest_ends_ps
-from fabricsim.results.checks import check_bounds, check_record
-from fabricsim.results.digest import run_digest
-from fabricsim.results.routes import Routes, find_routes
-from fabricsim.results.traffic import Int32, Int64, Traffic, message_traffic
+from fabricsim.results.collected import Collected
+from fabricsim.results.traffic import Int32
 from fabricsim.results.versions import library_versions, package_version
-from fabricsim.workloads.schedule import Schedule
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,12 +46,14 @@ class Result:
     ----------
     network : Network
         The fabric as simulated, with its packet format, endpoint and routing.
-    schedule : Schedule
-        What was moved.
+    num_ranks : int
+        Ranks of the workload.
     terminal_of_rank : numpy.ndarray
         Shape (ranks,), int32: the placement.
-    record : RunRecord
-        The kernel's own arrays, unfolded; the tables below are made from it.
+    record : RunFigures
+        The kernel's own figures of the whole run, unfolded.
+    collected : Collected
+        What was recorded of operations, tasks and messages; the tables below are made from it.
     info : RunInfo
         What was asked for, and what the engine did for it.
 
@@ -69,90 +65,59 @@ class Result:
     """
 
     def __init__(
-        self, *, network: Network, schedule: Schedule, terminal_of_rank: Int32, record: RunRecord, info: RunInfo
+        self,
+        *,
+        network: Network,
+        num_ranks: int,
+        terminal_of_rank: Int32,
+        record: RunFigures,
+        collected: Collected,
+        info: RunInfo,
     ) -> None:
         self.network = network
-        self.schedule = schedule
+        self.num_ranks = num_ranks
         self.terminal_of_rank = terminal_of_rank
         self.record = record
+        self.collected = collected
         self.info = info
-        traffic = message_traffic(network, schedule, terminal_of_rank)
-        check_record(network, schedule, traffic, record)
-        self._routes = find_routes(network)
-        self._times = _operation_times(network, schedule, traffic, self._routes, record)
-        check_bounds(schedule, self._times.end_ps, self._times.earliest_end_ps)
-        self._traffic = traffic
+        collected.finish(record)
 
     def __repr__(self) -> str:
         """Say what ran where, and how long it took."""
         operations = self.num_operations
         return (
-            f"<Result of {operations} operation{'s' * (operations != 1)} over {self.schedule.num_ranks} ranks on "
+            f"<Result of {operations} operation{'s' * (operations != 1)} over {self.num_ranks} ranks on "
             f"{self.network.name}: {self.simulated_time_ps / metrics.PS_PER_US:,.3f} us>"
         )
 
     @property
     def num_operations(self) -> int:
         """Operations of the workload, computations among them, without the joins that a replay adds."""
-        return len(self._listed)
-
-    @property
-    def _listed(self) -> Int64:
-        joins = [operation.is_join for operation in self.schedule.operations]
-        return np.flatnonzero(~np.array(joins, np.bool_))
+        return self.collected.num_operations
 
     @property
     def simulated_time_ps(self) -> int:
         """When the last task ended, in picoseconds."""
-        return int(self.record.task_end_ps.max(initial=0))
+        return self.collected.simulated_ps
 
     @property
     def in_flight_ps(self) -> int:
         """For how long at least one message was ready and not complete, in picoseconds."""
-        order = np.argsort(self.record.message_ready_ps)
-        ready_ps, complete_ps = self.record.message_ready_ps[order], self.record.message_complete_ps[order]
-        counted_ps = np.maximum.accumulate(np.append(0, complete_ps))[:-1]
-        return int(np.maximum(complete_ps - np.maximum(ready_ps, counted_ps), 0).sum())
+        return self.collected.in_flight_ps
 
     @property
     def routing(self) -> str | None:
         """How packets with a choice were routed; ``None`` where no packet of this run has one."""
-        has_choice = self._routes.has_choice(self._traffic.source_terminal, self._traffic.target_terminal)
-        return self.network.routing if has_choice else None
+        return self.network.routing if self.collected.has_choice else None
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 over all task and message times, hexadecimal (docs/physics.md, section 10)."""
-        return run_digest(self.schedule, self.record)
+        return self.collected.digest
 
-    @cached_property
-    def op_rows(self) -> list[dict[str, Any]]:
-        """The rows of ``ops`` as dictionaries, made without loading Arrow."""
-        times, rows = self._times, []
-        for number in self._listed.tolist():
-            operation = self.schedule.operations[number]
-            arrival_ps, end_ps = int(times.arrival_ps[number]), int(times.end_ps[number])
-            time_ps, bound_ps = end_ps - arrival_ps, int(times.earliest_end_ps[number]) - arrival_ps
-            ranks, size_bytes = len(operation.ranks), operation.size_bytes
-            rows.append(
-                {
-                    "operation": number,
-                    "name": operation.name,
-                    "op": operation.op,
-                    "algorithm": operation.algorithm,
-                    "ranks": ranks,
-                    "size_bytes": size_bytes,
-                    "begin_ps": arrival_ps,
-                    "end_ps": end_ps,
-                    "time_ps": time_ps,
-                    "algbw_GBps": metrics.algbw_GBps(size_bytes, time_ps),
-                    "busbw_GBps": metrics.busbw_GBps(operation.op, ranks, size_bytes, time_ps),
-                    "lower_bound_ps": bound_ps,
-                    "efficiency": bound_ps / time_ps if time_ps else None,
-                    "recorded_ps": operation.recorded_ps,
-                }
-            )
-        return rows
+    def op_rows(self) -> Iterator[dict[str, Any]]:
+        """Make the rows of ``ops`` as dictionaries, one after the other, without loading Arrow."""
+        return self.collected.operation_rows()
 
     @cached_property
     def ops(self) -> pa.Table:
@@ -183,42 +148,17 @@ class Result:
                 "recorded_ps": pa.int64(),
             }
         )
-        return pa.Table.from_pylist(self.op_rows, schema)
+        return pa.Table.from_pylist(list(self.op_rows()), schema)
 
     @cached_property
     def tasks(self) -> pa.Table:
         """One row per operation of ``ops`` and rank, as an Arrow table: when it began and ended there, in ps."""
-        import pyarrow as pa
-
-        tasks = self.schedule.tasks
-        rows = np.flatnonzero(np.isin(tasks.operation, self._listed))
-        return pa.table(
-            {
-                "operation": tasks.operation[rows],
-                "rank": tasks.rank[rows],
-                "begin_ps": self.record.task_begin_ps[rows],
-                "end_ps": self.record.task_end_ps[rows],
-            }
-        )
+        return self.collected.tasks.table()
 
     @cached_property
     def messages(self) -> pa.Table:
         """One row per message, as an Arrow table: its ends, its size, and when it was ready, injected and complete."""
-        import pyarrow as pa
-
-        messages, rank = self.schedule.messages, self.schedule.tasks.rank
-        return pa.table(
-            {
-                "operation": messages.operation,
-                "index": messages.index,
-                "source_rank": rank[messages.source_task],
-                "target_rank": rank[messages.target_task],
-                "size_bytes": messages.size_bytes,
-                "ready_ps": self.record.message_ready_ps,
-                "first_injection_ps": self.record.message_first_injection_ps,
-                "complete_ps": self.record.message_complete_ps,
-            }
-        )
+        return self.collected.messages.table()
 
     @cached_property
     def channels(self) -> pa.Table:
@@ -253,8 +193,7 @@ class Result:
     @cached_property
     def message_latency(self) -> metrics.Distribution:
         """Complete minus ready over all messages that made packets, exact."""
-        rows = self._traffic.message
-        return metrics.exact_distribution(self.record.message_complete_ps[rows] - self.record.message_ready_ps[rows])
+        return metrics.exact_distribution(self.collected.message_latencies_ps)
 
     @cached_property
     def packet_latency(self) -> metrics.Distribution:
@@ -311,11 +250,11 @@ class Result:
             },
             "workload": {
                 **self.info.workload,
-                "ranks": self.schedule.num_ranks,
+                "ranks": self.num_ranks,
                 "placement": self.info.placement,
                 "operations": self.num_operations,
-                "messages": len(self.schedule.messages),
-                "message_bytes": int(self.schedule.messages.size_bytes.sum()),
+                "messages": self.collected.num_messages,
+                "message_bytes": self.collected.message_bytes,
             },
             "simulated_time_ps": self.simulated_time_ps,
             "wall_s": self.info.wall_s,
@@ -323,42 +262,13 @@ class Result:
             "packet_hops": record.packet_hops,
             "packet_hops_simulated": self.info.packet_hops_simulated,
             "packet_hops_per_s": self.info.packet_hops_simulated / record.engine_s if record.engine_s else None,
-            "ops": [_op_summary(row) for row in self.op_rows],
+            "ops": [_op_summary(row) for row in self.op_rows()],
             "latency_us": {
                 "message": dataclasses.asdict(self.message_latency),
                 "packet": dataclasses.asdict(self.packet_latency),
             },
             "utilization": {name: dataclasses.asdict(used) for name, used in self.utilization.items()},
         }
-
-
-@dataclass(frozen=True)
-class _OperationTimes:
-    """All of shape (operations,), int64 picoseconds of simulated time."""
-
-    arrival_ps: Int64
-    end_ps: Int64
-    earliest_end_ps: Int64
-
-
-def _operation_times(
-    network: Network, schedule: Schedule, traffic: Traffic, routes: Routes, record: RunRecord
-) -> _OperationTimes:
-    tasks, count = schedule.tasks, len(schedule.operations)
-    # A computation is its gap; for all others the gap comes before the operation.
-    computes = np.array([operation.op == "compute" for operation in schedule.operations], np.bool_)
-    gap_ps = np.where(computes[tasks.operation], tasks.gap_ps, 0)
-
-    def latest(values: Int64) -> Int64:
-        last = np.zeros(count, np.int64)
-        np.maximum.at(last, tasks.operation, values)
-        return last
-
-    return _OperationTimes(
-        arrival_ps=latest(record.task_begin_ps - gap_ps),
-        end_ps=latest(record.task_end_ps),
-        earliest_end_ps=earliest_ends_ps(network, schedule, traffic, routes, record.task_begin_ps),
-    )
 
 
 def _op_summary(row: Mapping[str, Any]) -> dict[str, Any]:

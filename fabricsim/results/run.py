@@ -8,19 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fabricsim.engine.driver import Progress, run_schedule
+from fabricsim.engine.driver import Progress, run_blocks
 from fabricsim.engine.folding import fold as fold_planes
 from fabricsim.engine.folding import unfolded
 from fabricsim.engine.placement import Int32, Placement, placement_name, terminal_of_rank
 from fabricsim.errors import ConfigError, StallError
 from fabricsim.fabrics import FabricSpec, load_fabric
 from fabricsim.fabrics.network import Network
+from fabricsim.results.collected import Collected
 from fabricsim.results.result import Result, RunInfo
 from fabricsim.results.routes import find_routes
 from fabricsim.results.traffic import message_traffic
 from fabricsim.units import parse_bytes, whole_number
 from fabricsim.workloads.collectives import COLLECTIVES, algorithms_of, collective
-from fabricsim.workloads.schedule import Schedule
+from fabricsim.workloads.schedule import Schedule, ScheduleBlocks
 from fabricsim.workloads.schedule_check import check_schedule
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ class ArrowTable(Protocol):
 
 @dataclass(frozen=True)
 class Workload:
-    """A schedule, what the summary says of its origin, and the terminals of its ranks if they were recorded."""
+    """A schedule in blocks, what the summary says of its origin, and the terminals of its ranks if it recorded them."""
 
-    schedule: Schedule
+    blocks: ScheduleBlocks
     about: Mapping[str, Any]
     placement: Sequence[int] | None = None
 
@@ -49,7 +50,7 @@ def load_trace(trace: Trace | str | os.PathLike[str] | ArrowTable, *, mode: Mode
 
     Takes what ``replay`` takes, and raises what it raises for the trace.
     """
-    from fabricsim.workloads.replay import schedule_from_trace
+    from fabricsim.workloads.replay import schedule_blocks
     from fabricsim.workloads.trace import Trace, check
 
     about: dict[str, Any] = {"kind": "trace", "mode": mode}
@@ -59,16 +60,17 @@ def load_trace(trace: Trace | str | os.PathLike[str] | ArrowTable, *, mode: Mode
     elif not isinstance(trace, Trace):
         trace = Trace.from_table(trace)
     check(trace)
-    return Workload(schedule_from_trace(trace, mode), about, trace.metadata.placement)
+    return Workload(schedule_blocks(trace, mode), about, trace.metadata.placement)
 
 
 def _workload_of(schedule: Schedule) -> Workload:
     """Say of a schedule what can be seen in it: one collective as we run it, or something else."""
+    blocks = ScheduleBlocks.of(schedule)
     if len(schedule.operations) == 1:
         (operation,) = schedule.operations
         if operation.op in COLLECTIVES and operation.algorithm in algorithms_of(operation.op):
-            return Workload(schedule, {"kind": "collective", "collective": operation.op})
-    return Workload(schedule, {"kind": "schedule"})
+            return Workload(blocks, {"kind": "collective", "collective": operation.op})
+    return Workload(blocks, {"kind": "schedule"})
 
 
 def simulate(
@@ -142,27 +144,33 @@ def simulate(
             f"the workload is a {type(workload).__name__}; give what fabricsim.collective returns, or a Schedule "
             "(a trace is for fabricsim.replay)"
         )
-    schedule = workload.schedule
+    blocks = workload.blocks
     seed = whole_number("seed", seed)
     if not -(2**63) <= seed < 2**63:
         raise ConfigError(f"seed {seed} does not fit 64 bits; use a smaller number")
     network = spec.network(packet=packet, routing=routing, endpoint=endpoint)
     terminals = terminal_of_rank(
         placement,
-        num_ranks=schedule.num_ranks,
+        num_ranks=blocks.num_ranks,
         num_terminals=network.num_terminals,
         fabric=network.name,
         recorded=workload.placement,
     )
     if endpoint == "ideal":
-        _refuse_idle_endpoint(spec, schedule, terminals)
+        _refuse_idle_endpoint(spec, blocks, terminals)
     options = {"routing": routing, "packet": packet, "placement": placement}
-    _refuse_idle_options([name for name, value in options.items() if value is not None], network, schedule, terminals)
-    folding = fold_planes(network, schedule, terminals) if fold else unfolded(network, schedule, "switched off")
+    _refuse_idle_options([name for name, value in options.items() if value is not None], network, blocks, terminals)
+    if fold:
+        folding = fold_planes(network, (block.schedule for block in blocks), terminals)
+    else:
+        folding = unfolded(network, "switched off")
+    collected = Collected(network, terminals)
     try:
-        record = run_schedule(
+        record = run_blocks(
             folding.network,
+            blocks,
             folding.schedule,
+            collected.take,
             terminal_of_rank=terminals,
             seed=seed,
             kernel=kernel,
@@ -178,9 +186,10 @@ def simulate(
         ) from error
     return Result(
         network=network,
-        schedule=schedule,
+        num_ranks=blocks.num_ranks,
         terminal_of_rank=terminals,
         record=folding.unfold(record),
+        collected=collected,
         info=RunInfo(
             spec_sha256=spec.spec_sha256,
             workload=workload.about,
@@ -310,29 +319,37 @@ def _spec_of(fabric: FabricSpec | str | os.PathLike[str]) -> FabricSpec:
 # An option that makes no difference is refused: it would let a user compare a run with itself.
 
 
-def _refuse_idle_endpoint(spec: FabricSpec, schedule: Schedule, terminals: Int32) -> None:
+def _refuse_idle_endpoint(spec: FabricSpec, blocks: ScheduleBlocks, terminals: Int32) -> None:
     """Refuse to leave out what the terminals do not add, to this fabric or to this run."""
     fitted = spec.network()
     adds_to_messages = spec.terminal.message_overhead.exact or spec.terminal.copy_rate.exact
-    moves = len(message_traffic(fitted, schedule, terminals).message) > 0
-    launches = bool(schedule.tasks.launches.any())
-    if not ((fitted.endpoint.launch_latency_ps and launches) or (adds_to_messages and moves)):
-        raise ConfigError(
-            f"endpoint ideal has no effect on this run on {spec.name}: terminals add nothing to its wires; leave it out"
-        )
+    for block in blocks:
+        launches = bool(block.schedule.tasks.launches.any())
+        moves = adds_to_messages and len(message_traffic(fitted, block.schedule, terminals).message) > 0
+        if (fitted.endpoint.launch_latency_ps and launches) or moves:
+            return
+    raise ConfigError(
+        f"endpoint ideal has no effect on this run on {spec.name}: terminals add nothing to its wires; leave it out"
+    )
 
 
-def _refuse_idle_options(given: Sequence[str], network: Network, schedule: Schedule, terminals: Int32) -> None:
+def _refuse_idle_options(given: Sequence[str], network: Network, blocks: ScheduleBlocks, terminals: Int32) -> None:
     """Refuse the named options where no packet of the run can tell the difference."""
     if not given:
         return
-    traffic = message_traffic(network, schedule, terminals)
-    if not len(traffic.message):
+    routes = find_routes(network)
+    moves = False
+    for block in blocks:
+        traffic = message_traffic(network, block.schedule, terminals)
+        moves = moves or len(traffic.message) > 0
+        has_choice = moves and routes.has_choice(traffic.source_terminal, traffic.target_terminal)
+        if moves and ("routing" not in given or has_choice):
+            return
+    if not moves:
         raise ConfigError(
             f"{given[0]} has no effect on this run on {network.name}: nothing is sent between terminals; leave it out"
         )
-    if "routing" in given and not find_routes(network).has_choice(traffic.source_terminal, traffic.target_terminal):
-        raise ConfigError(
-            f"routing {network.routing} has no effect on this run on {network.name}: each pair of terminals in it "
-            "has one path per plane; leave it out"
-        )
+    raise ConfigError(
+        f"routing {network.routing} has no effect on this run on {network.name}: each pair of terminals in it "
+        "has one path per plane; leave it out"
+    )

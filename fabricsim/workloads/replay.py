@@ -42,11 +42,6 @@ MAX_OPERATIONS = 256
 MAX_MESSAGES = 1 << 20
 
 
-def schedule_from_trace(trace: Trace, mode: Mode = "dependency") -> Schedule:
-    """Make the blocks of ``schedule_blocks`` as one schedule."""
-    return schedule_blocks(trace, mode).whole()
-
-
 def schedule_blocks(
     trace: Trace,
     mode: Mode = "dependency",
@@ -142,7 +137,7 @@ class _Replay:
         for section, later_begin_ps in zip(self.sections(with_splits=True), later.begin_ps, strict=True):
             tasks = _SectionTasks.of(section, self)
             for begin, end in itertools.pairwise(self._cuts(tasks)):
-                yield tasks.block(begin, end, self, later.awaited, later_begin_ps)
+                yield tasks.block(begin, end, self, later, later_begin_ps)
 
     def _cuts(self, tasks: _SectionTasks) -> Iterator[int]:
         """Say before which operations of a section blocks begin and end."""
@@ -165,13 +160,15 @@ class _Replay:
 class _Later:
     """What the blocks of a replay must know of those after them.
 
-    ``awaited`` are the tasks, in ascending order, for which a later section waits; ``begin_ps`` says for each section
-    when in those after it the first task without predecessors begins.
+    ``awaited`` are the tasks, in ascending order, that are the last ones for which tasks of later sections wait, and
+    ``awaited_by`` the last of these; ``begin_ps`` says for each section when in those after it the first task without
+    predecessors begins.
     """
 
     num_operations: int
     num_tasks: int
     awaited: Int64
+    awaited_by: Int64
     begin_ps: list[int]
 
     @classmethod
@@ -179,13 +176,14 @@ class _Later:
         """Go through a replay without its messages; refuse ``back-to-back`` where it leaves nothing out."""
         num_operations = num_tasks = 0
         leaves_out = replay.mode != "back-to-back"
-        begin_ps, awaited = [], [np.empty(0, dtype=np.int64)]
+        begin_ps, last_pairs = [], [np.empty((2, 0), dtype=np.int64)]
         for section in replay.sections(with_splits=False):
             tasks = _SectionTasks.of(section, replay)
             num_operations += section.num_operations
             num_tasks += section.num_tasks
             begin_ps.append(tasks.later_begin_ps(0))
-            awaited.append(np.unique(tasks.predecessor[tasks.predecessor < section.first_task]))
+            awaited, awaited_by = tasks.last_predecessors()
+            last_pairs.append(np.stack([awaited, awaited_by])[:, awaited < section.first_task])
             leaves_out = leaves_out or _leaves_out(section, replay.clocks)
         if not leaves_out:  # it would let a user compare a replay with itself
             raise ConfigError(
@@ -193,7 +191,7 @@ class _Later:
                 "computation that could be left out; use mode 'dependency'"
             )
         after = list(itertools.accumulate(reversed([*begin_ps[1:], NO_BEGIN_PS]), min))[::-1]
-        return cls(num_operations, num_tasks, np.unique(np.concatenate(awaited)), after)
+        return cls(num_operations, num_tasks, *last_of_each(*np.concatenate(last_pairs, axis=1)), after)
 
 
 def _leaves_out(section: Section, clocks: Clocks) -> bool:
@@ -263,16 +261,26 @@ class _SectionTasks:
         cut.in_turn(operation[self.predecessor[inside] - section.first_task], operation[self.waiting[inside]])
         return cut.allowed()
 
+    def last_predecessors(self, first_task: int = 0) -> tuple[Int64, Int64]:
+        """Give, in ascending order, the last tasks that tasks wait for, and the last task that waits so for each.
+
+        Both count in the whole trace; only tasks of the section from ``first_task`` on wait.
+        """
+        pairs = slice(int(np.searchsorted(self.waiting, first_task)), None)
+        waiting, predecessor = self.waiting[pairs], self.predecessor[pairs]
+        is_last = np.append(waiting[1:] != waiting[:-1], True)[: len(waiting)]
+        return last_of_each(predecessor[is_last], self.section.first_task + waiting[is_last])
+
     def later_begin_ps(self, first_task: int) -> int:
         """Say when the first task without predecessors begins, from a task of the section on."""
         begin_ps = self.not_before_ps + self.gap_ps
         begin_ps[self.waiting] = NO_BEGIN_PS
         return int(begin_ps[first_task:].min(initial=NO_BEGIN_PS))
 
-    def block(self, begin: int, end: int, replay: _Replay, awaited_later: Int64, later_begin_ps: int) -> ScheduleBlock:
+    def block(self, begin: int, end: int, replay: _Replay, later: _Later, later_begin_ps: int) -> ScheduleBlock:
         """Make a block of the operations ``begin`` to ``end`` - 1 of the section.
 
-        ``awaited_later`` and ``later_begin_ps`` are what ``_Later`` says of the section.
+        ``later_begin_ps`` is what ``later`` says of the section.
         """
         section = self.section
         first_task = section.layout.first_task[begin : end + 1]
@@ -284,9 +292,14 @@ class _SectionTasks:
         inside = predecessor >= before
         operations, message_blocks = _expand(section, replay.clocks, begin, end)
         # Tasks of the block for which those of later blocks wait, in this section and in others.
-        here = self.predecessor[pairs.stop :]
-        elsewhere = awaited_later[slice(*np.searchsorted(awaited_later, [before, before + num_tasks]))]
-        awaited = np.union1d(here[(here >= before) & (here < before + num_tasks)], elsewhere) - before
+        mine = [before, before + num_tasks]
+        here, here_by = self.last_predecessors(tasks.stop)
+        here_mine = slice(*np.searchsorted(here, mine))
+        there_mine = slice(*np.searchsorted(later.awaited, mine))
+        awaited, awaited_by = last_of_each(
+            np.concatenate([here[here_mine], later.awaited[there_mine]]),
+            np.concatenate([here_by[here_mine], later.awaited_by[there_mine]]),
+        )
         return ScheduleBlock(
             schedule=Schedule(
                 replay.trace.world_size,
@@ -306,9 +319,18 @@ class _SectionTasks:
             first_task=before,
             earlier_task=waiting[~inside],
             earlier_predecessor=predecessor[~inside],
-            awaited=awaited,
+            awaited=awaited - before,
+            awaited_by=awaited_by,
             later_begin_ps=min(self.later_begin_ps(tasks.stop), later_begin_ps),
         )
+
+
+def last_of_each(task: Int64, by: Int64) -> tuple[Int64, Int64]:
+    """Give each task once, in ascending order, with the largest number that comes with it."""
+    order = np.lexsort((by, task))
+    task, by = task[order], by[order]
+    is_last = np.append(task[1:] != task[:-1], True)[: len(task)]
+    return task[is_last], by[is_last]
 
 
 def _expand(

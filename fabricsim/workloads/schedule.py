@@ -103,9 +103,12 @@ class ScheduleBlock:
     ``schedule`` numbers operations, tasks and messages from 0 and holds the predecessors inside the block;
     ``first_operation`` and ``first_task`` are the numbers that its first ones have in the whole workload. Task
     ``earlier_task[k]`` of the block waits besides for ``earlier_predecessor[k]``, a task of an earlier block that is
-    counted in the whole workload. No task waits for one of a later block. For the tasks ``awaited`` of the block, in
-    ascending order, tasks of later blocks wait. In no later block does a task without predecessors begin before
-    ``later_begin_ps`` (``not_before_ps`` + ``gap_ps`` of the first one; NO_BEGIN_PS where there is none).
+    counted in the whole workload. No task waits for one of a later block.
+
+    So that a reader knows when the next block is needed: the tasks ``awaited`` of the block, in ascending order, are
+    those that stand last among the predecessors of a task of a later block, and the last task for which
+    ``awaited[k]`` does is ``awaited_by[k]`` of the whole workload. In no later block does a task without predecessors
+    begin before ``later_begin_ps`` (``not_before_ps`` + ``gap_ps`` of the first one; NO_BEGIN_PS where there is none).
     """
 
     schedule: Schedule
@@ -114,6 +117,7 @@ class ScheduleBlock:
     earlier_task: Int64
     earlier_predecessor: Int64
     awaited: Int64
+    awaited_by: Int64
     later_begin_ps: int
 
 
@@ -133,7 +137,7 @@ class ScheduleBlocks:
     def of(cls, schedule: Schedule) -> ScheduleBlocks:
         """Take a schedule as one block."""
         none = np.empty(0, dtype=np.int64)
-        block = ScheduleBlock(schedule, 0, 0, none, none, none, NO_BEGIN_PS)
+        block = ScheduleBlock(schedule, 0, 0, none, none, none, none, NO_BEGIN_PS)
         return cls(schedule.num_ranks, len(schedule.operations), len(schedule.tasks), lambda: iter([block]))
 
     def __iter__(self) -> Iterator[ScheduleBlock]:

@@ -16,10 +16,10 @@ import fabricsim as fs
 from fabricsim.engine import backends, threads
 from fabricsim.engine.driver import RunRecord, run_schedule
 from fabricsim.engine.folding import fold, unfolded
-from fabricsim.results.digest import run_digest
 from fabricsim.results.run import load_trace
 from tests.engine.test_folding import fitting
 from tests.oracle.cases import Case, cases, random_cases
+from tests.results.small import digest_of
 
 TRACES = Path(__file__).resolve().parents[2] / "traces"
 KERNELS = tuple(kernel.name for kernel in backends.available() if kernel.usable and kernel.name != "python")
@@ -39,14 +39,14 @@ def _every_epoch_is_shared() -> Iterator[None]:
 def records(case: Case) -> dict[tuple[str, int, bool], RunRecord]:
     """Run a case in every way, by kernel, threads and whether its planes were folded where they can be."""
     terminal_of_rank = np.array(case.terminal_of_rank, np.int32)
-    foldings = [fold(case.network, case.schedule, terminal_of_rank)]
+    foldings = [fold(case.network, [case.schedule], terminal_of_rank)]
     if foldings[0].folded:
-        foldings.append(unfolded(case.network, case.schedule, "to compare"))
+        foldings.append(unfolded(case.network, "to compare"))
     return {
         (kernel, count, folding.folded): folding.unfold(
             run_schedule(
                 folding.network,
-                folding.schedule,
+                folding.schedule(case.schedule),
                 terminal_of_rank=terminal_of_rank,
                 seed=case.seed,
                 kernel=kernel,
@@ -59,7 +59,7 @@ def records(case: Case) -> dict[tuple[str, int, bool], RunRecord]:
 
 def assert_alike(case: Case, found: Sequence[RunRecord]) -> None:
     """Hold the digests against each other, and then all that the digest does not cover."""
-    assert len({run_digest(case.schedule, record) for record in found}) == 1
+    assert len({digest_of(case.schedule, record) for record in found}) == 1
     for name in (field.name for field in fields(RunRecord) if field.name not in OF_THE_ENGINE):
         first, *others = (np.asarray(getattr(record, name)).tolist() for record in found)
         assert all(other == first for other in others), name

@@ -188,7 +188,7 @@ def test_tasks_that_wait_for_each_other_are_named() -> None:
 
     def wait_for_ever(run: Simulation) -> None:
         run.state.tasks["waiting"] = 1
-        run.state.terminals["first_timer"] = NONE
+        run.state.clock["new_task"] = NONE
 
     said = stalled(wait_for_ever, [MessageDraft(0, 1, 10)])
     assert "'operation0' at rank 0 waits for 1 tasks that cannot end" in said
@@ -237,6 +237,8 @@ SPOILABLE = (
     ("tasks", "pending"),
     ("tasks", "started"),
     ("tasks", "waiting"),
+    ("messages", "next_ready"),
+    ("bundles", "last_ready"),
 )
 
 

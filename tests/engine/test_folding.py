@@ -54,7 +54,7 @@ def assert_unfolds_to_the_whole(
 ) -> None:
     """Run both and compare all that is recorded, types included, but for what the engine says of itself."""
     whole = run_schedule(network, schedule, terminal_of_rank=terminal_of_rank, seed=seed)
-    part = run_schedule(folding.network, folding.schedule, terminal_of_rank=terminal_of_rank, seed=seed)
+    part = run_schedule(folding.network, folding.schedule(schedule), terminal_of_rank=terminal_of_rank, seed=seed)
     found = folding.unfold(part)
     for name in (field.name for field in fields(RunRecord) if field.name not in ("engine_s", "threads")):
         ours, theirs = np.asarray(getattr(found, name)), np.asarray(getattr(whole, name))
@@ -78,7 +78,7 @@ def fitting(case: Case) -> Case:
 def test_random_cases_unfold_to_the_whole(case: Case) -> None:
     """Traffic that uses all planes is folded on any Clos, and every recorded figure is that of the whole run."""
     terminal_of_rank = np.array(case.terminal_of_rank, np.int32)
-    folding = fold(case.network, case.schedule, terminal_of_rank)
+    folding = fold(case.network, [case.schedule], terminal_of_rank)
     assert folding.folded == (case.network.num_planes > 1)
     assert folding.network.num_planes == 1
     assert_unfolds_to_the_whole(folding, case.network, case.schedule, terminal_of_rank, case.seed)
@@ -89,7 +89,7 @@ def test_random_cases_unfold_to_the_whole(case: Case) -> None:
 def test_any_case_unfolds_to_the_whole(case: Case) -> None:
     """Where some message uses fewer planes, or not, what ``fold`` decides changes no recorded figure."""
     terminal_of_rank = np.array(case.terminal_of_rank, np.int32)
-    folding = fold(case.network, case.schedule, terminal_of_rank)
+    folding = fold(case.network, [case.schedule], terminal_of_rank)
     assert_unfolds_to_the_whole(folding, case.network, case.schedule, terminal_of_rank, case.seed)
 
 
@@ -97,7 +97,7 @@ def test_any_case_unfolds_to_the_whole(case: Case) -> None:
 def test_the_folded_network_is_that_of_one_plane(build: type[Network]) -> None:
     """Three planes fold to the tables that the topology gives for one, to the type."""
     one, three = build(planes=1), build(planes=3)
-    folded = fold(three, EXCHANGE, linear(EXCHANGE)).network
+    folded = fold(three, [EXCHANGE], linear(EXCHANGE)).network
     for field in fields(Network):
         found, expected = getattr(folded, field.name), getattr(one, field.name)
         if field.name == "channels":
@@ -115,7 +115,7 @@ def test_fabrics_of_the_catalog_fold(name: str, words: str) -> None:
     """Large messages fold the planes of both machines; channels of all planes stand for themselves by place."""
     network = load_fabric(name).network()
     schedule = one_operation((0, 1, 1 << 20), (1, 2, 1 << 20))
-    folding = fold(network, schedule, linear(schedule))
+    folding = fold(network, [schedule], linear(schedule))
     assert (folding.folded, folding.words, folding.copies) == (True, words, network.num_planes)
     assert np.array_equal(folding.stand_in, network.channels.place)
 
@@ -125,7 +125,7 @@ def test_fabrics_of_the_catalog_fold(name: str, words: str) -> None:
 )
 def test_planes_with_another_channel_are_not_alike(column: str) -> None:
     """One more in any column of the second plane's channels, and nothing is folded."""
-    folding = fold(changed(crossbar(planes=2), column, [1]), EXCHANGE, linear(EXCHANGE))
+    folding = fold(changed(crossbar(planes=2), column, [1]), [EXCHANGE], linear(EXCHANGE))
     assert (folding.folded, folding.words) == (False, "no two planes are alike")
 
 
@@ -133,7 +133,7 @@ def test_planes_with_other_wires_or_routes_are_not_alike() -> None:
     """Targets, sources, bundles, candidates, spray counters or routes changed in one plane, and nothing is folded."""
     network = two_tiers(planes=2)
     schedule = one_operation((0, 7, 201), ranks=8)
-    assert fold(network, schedule, linear(schedule)).folded
+    assert fold(network, [schedule], linear(schedule)).folded
     channels = network.channels
     first = int(np.searchsorted(channels.plane, 1))
     last = len(channels) - 1
@@ -146,7 +146,7 @@ def test_planes_with_other_wires_or_routes_are_not_alike() -> None:
         replace(network, route_first=edited(network.route_first, (13, 7), network.route_first[13, 0])),
         replace(network, route_count=edited(network.route_count, (7, 7), 2)),
     ):
-        assert fold(other, schedule, linear(schedule)).words == "no two planes are alike"
+        assert fold(other, [schedule], linear(schedule)).words == "no two planes are alike"
 
 
 def test_a_destination_without_routes_keeps_planes_alike() -> None:
@@ -159,7 +159,7 @@ def test_a_destination_without_routes_keeps_planes_alike() -> None:
             route_first=edited(network.route_first, (switch, 7), nothing),
             route_count=edited(network.route_count, (switch, 7), 0),
         )
-    folding = fold(network, schedule, linear(schedule))
+    folding = fold(network, [schedule], linear(schedule))
     assert folding.words == "2 planes as 1"
     assert_unfolds_to_the_whole(folding, network, schedule, linear(schedule))
 
@@ -182,7 +182,7 @@ def test_a_destination_without_routes_keeps_planes_alike() -> None:
 )
 def test_every_message_must_use_all_planes(network: Network, schedule: Schedule, words: str) -> None:
     """The smallest message that does not is named; empty ones and those to oneself use none."""
-    folding = fold(network, schedule, linear(schedule))
+    folding = fold(network, [schedule], linear(schedule))
     assert (folding.words, folding.folded) == (words, " as " in words)
     assert_unfolds_to_the_whole(folding, network, schedule, linear(schedule))
 
@@ -190,7 +190,7 @@ def test_every_message_must_use_all_planes(network: Network, schedule: Schedule,
 def test_classes_fold_separately() -> None:
     """Of four planes the last two are slower: two stand for two each, in one bundle."""
     network = changed(crossbar(planes=4), "latency_ps", [2, 3])
-    folding = fold(network, EXCHANGE, linear(EXCHANGE))
+    folding = fold(network, [EXCHANGE], linear(EXCHANGE))
     assert (folding.words, folding.copies, folding.network.num_planes) == ("4 planes as 2", 2, 2)
     assert folding.network.channels.latency_ps.tolist() == [1_000] * 8 + [1_001] * 8
     assert folding.network.channel_name(15) == "switch.0.2 -> gpu3 (plane 1)"
@@ -220,7 +220,7 @@ def neighbours_apart(planes: int) -> Network:
 def test_classes_with_bundles_of_their_own_fold_separately() -> None:
     """Two planes between neighbours and two between all others become one and one."""
     network = neighbours_apart(4)
-    folding = fold(network, EXCHANGE, linear(EXCHANGE))
+    folding = fold(network, [EXCHANGE], linear(EXCHANGE))
     assert (folding.words, folding.copies) == ("4 planes as 2", 2)
     assert_unfolds_to_the_whole(folding, network, EXCHANGE, linear(EXCHANGE))
 
@@ -229,9 +229,9 @@ def test_classes_of_different_size_fold_if_one_is_idle() -> None:
     """Of 2 planes and 1 only the latencies of one class may be recorded; an idle plane counts for nothing."""
     network = neighbours_apart(3)
     words = "planes that carry packets would stand for 1 and for 2, but their latencies are recorded together"
-    assert fold(network, EXCHANGE, linear(EXCHANGE)).words == words
+    assert fold(network, [EXCHANGE], linear(EXCHANGE)).words == words
     for schedule, copies in ((one_operation((0, 2, 300), (3, 1, 200)), 2), (one_operation((0, 1, 40), (3, 2, 9)), 1)):
-        folding = fold(network, schedule, linear(schedule))
+        folding = fold(network, [schedule], linear(schedule))
         assert (folding.words, folding.copies) == ("3 planes as 2", copies)
         assert_unfolds_to_the_whole(folding, network, schedule, linear(schedule))
 
@@ -241,7 +241,7 @@ def test_bundles_that_do_not_fold_are_striped_as_before() -> None:
     network = changed(neighbours_apart(4), "latency_ps", [3])
     network = replace(network, packet=replace(network.packet, flit_bytes=1))  # every byte shows in the times
     schedule = one_operation((0, 1, 9), (0, 1, 11), (1, 0, 51), (3, 2, 105))
-    folding = fold(network, schedule, linear(schedule))
+    folding = fold(network, [schedule], linear(schedule))
     assert (folding.words, folding.copies) == ("4 planes as 3", 1)
     assert_unfolds_to_the_whole(folding, network, schedule, linear(schedule))
 
@@ -249,6 +249,6 @@ def test_bundles_that_do_not_fold_are_striped_as_before() -> None:
 def test_unfolded_stands_for_itself() -> None:
     """Without folding the engine gets the run as it is, and the record stays as it is."""
     network = crossbar(planes=2)
-    folding = unfolded(network, EXCHANGE, "switched off")
-    assert (folding.folded, folding.network, folding.schedule) == (False, network, EXCHANGE)
+    folding = unfolded(network, "switched off")
+    assert (folding.folded, folding.network, folding.schedule(EXCHANGE)) == (False, network, EXCHANGE)
     assert_unfolds_to_the_whole(folding, network, EXCHANGE, linear(EXCHANGE))

@@ -11,6 +11,8 @@ from fabricsim.engine.driver import RunRecord
 from fabricsim.fabrics import FabricSpec, load_fabric
 from fabricsim.fabrics.network import Endpoint, Network, PacketFormat
 from fabricsim.fabrics.topologies import Link, Tier, clos, full_mesh
+from fabricsim.results.collected import Collected
+from fabricsim.results.digest import Digest
 from fabricsim.results.result import Result, RunInfo
 from fabricsim.workloads.schedule import Schedule
 from fabricsim.workloads.trace import Clock, Trace, trace_from_rows
@@ -76,7 +78,22 @@ def finished(network: Network, schedule: Schedule, record: RunRecord) -> Result:
         packet_hops_simulated=record.packet_hops,
         wall_s=0.5,
     )
-    return Result(network=network, schedule=schedule, terminal_of_rank=linear(schedule), record=record, info=info)
+    terminals = linear(schedule)
+    return Result(
+        network=network,
+        num_ranks=schedule.num_ranks,
+        terminal_of_rank=terminals,
+        record=record,
+        collected=Collected.of(network, schedule, terminals, record),
+        info=info,
+    )
+
+
+def digest_of(schedule: Schedule, record: Any) -> str:
+    """The digest of a schedule that comes as a whole."""
+    digest = Digest()
+    digest.add(schedule, 0, record)
+    return digest.hexdigest()
 
 
 def tiny_fabric() -> FabricSpec:

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fabricsim.results.digest import BLOCK_ROWS, run_digest
+from fabricsim.results.digest import BLOCK_ROWS
 from tests.oracle.cases import MessageDraft, OperationDraft, TaskDraft, build_schedule
+from tests.results.small import digest_of
 
 
 def times(**columns: list[int]) -> SimpleNamespace:
@@ -29,7 +30,7 @@ def test_digest_of_one_message_is_the_hash_of_three_rows() -> None:
         message_complete_ps=[70],
     )
     # What sha256sum says of these 15 numbers as 8-byte words, lowest byte first.
-    assert run_digest(schedule, record) == "ba0bf11fe95a32cf679245d9ed1948720c6da14a4431905e9c17a54f357d247a"
+    assert digest_of(schedule, record) == "ba0bf11fe95a32cf679245d9ed1948720c6da14a4431905e9c17a54f357d247a"
 
 
 def test_blocks_are_chained() -> None:
@@ -53,4 +54,4 @@ def test_blocks_are_chained() -> None:
     for first in (0, BLOCK_ROWS):
         block = b"".join(struct.pack("<5q", *row) for row in rows[first : first + BLOCK_ROWS])
         digest = hashlib.sha256(digest + block).digest()
-    assert run_digest(schedule, record) == digest.hex()
+    assert digest_of(schedule, record) == digest.hex()

@@ -15,6 +15,7 @@ from fabricsim.results import estimate as module
 from fabricsim.results.estimate import Calibration, Estimate, estimate, hops_per_packet, most_packet_rows
 from fabricsim.results.run import Workload, collective_sweep, load_trace, simulate
 from fabricsim.results.traffic import message_traffic
+from fabricsim.workloads.schedule import ScheduleBlocks
 from tests.oracle.cases import Case, cases
 from tests.results import small
 from tests.results.test_results_page import PAGE, fields, table
@@ -76,11 +77,11 @@ def test_memory_holds_the_tables_after_the_run(work: Workload, buffer: str, fold
     fabric = changed_fabric("gpu-nvswitch", buffer=buffer)
     network, terminals = fabric.network(), np.arange(4, dtype=np.int32)
     if folds:
-        folding = fold(network, work.schedule, terminals)
+        folding = fold(network, [work.blocks.whole()], terminals)
         assert folding.folded
-        simulation = Simulation(folding.network, folding.schedule, terminals)
+        simulation = Simulation(folding.network, folding.schedule(work.blocks.whole()), terminals)
     else:
-        simulation = Simulation(network, work.schedule, terminals)
+        simulation = Simulation(network, work.blocks.whole(), terminals)
     simulation.run()
     packets_bytes = simulation.state.packets.nbytes
     memory = estimate(fabric, work, fold=folds).memory
@@ -111,7 +112,8 @@ def test_memory_of_short_packets_is_theirs() -> None:
     schedule = small.one_operation(*((source, 0, 1) for source in (1, 2, 3) for _ in range(400)))
     simulation = Simulation(fabric.network(endpoint="ideal"), schedule, small.linear(schedule))
     simulation.run()
-    memory = estimate(fabric, Workload(schedule, {"kind": "schedule"}), endpoint="ideal", fold=False).memory
+    workload = Workload(ScheduleBlocks.of(schedule), {"kind": "schedule"})
+    memory = estimate(fabric, workload, endpoint="ideal", fold=False).memory
     assert memory.packets_bytes >= simulation.state.packets.nbytes
 
 

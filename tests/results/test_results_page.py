@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import fabricsim as fs
 from fabricsim import cli
 from fabricsim.results import doctor, documents, result
 from fabricsim.results.run import collective_sweep
-from tests.results.small import finished
 
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
 TYPES = {str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
@@ -50,13 +50,14 @@ def summaries(tiny: fs.FabricSpec, small_trace: fs.Trace, tmp_path_factory: pyte
     alone = fs.collective("all_to_all", size="16B", ranks=1)  # moves nothing, in no time where terminals are ideal
     run = fs.simulate("cloudmatrix384", alone, kernel="python", endpoint="ideal")
     apart = fs.collective("send_recv", size="1KiB", ranks=2)  # with packets that have a choice
-    at_once = replace(run.record, engine_s=0.0)
+    at_once = copy(run)
+    at_once.record = replace(run.record, engine_s=0.0)
     return [
         fs.simulate(tiny, workload, kernel="python").summary(command="fabricsim run"),
         fs.replay(path, tiny, kernel="python").summary(),
         run.summary(),
         fs.simulate("cloudmatrix384", apart, kernel="python", placement="scatter").summary(),
-        finished(run.network, alone, at_once).summary(),
+        at_once.summary(),
     ]
 
 

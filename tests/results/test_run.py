@@ -143,7 +143,7 @@ def test_folding_changes_no_figure_of_a_trace(name: str) -> None:
     """On CloudMatrix 384 a trace folds if it has no message below 3 KiB and a byte, which fills its 7 planes."""
     run = partial(replay, TRACES / name, "cloudmatrix384")
     result = run()
-    sizes = result.schedule.messages.size_bytes
+    sizes = result.messages["size_bytes"].to_numpy()
     smallest = int(sizes[sizes > 0].min())
     if smallest > 6 * 512:
         assert_folding_changes_nothing(run, result)
@@ -157,7 +157,7 @@ def test_a_stall_says_that_planes_were_folded(tiny: fs.FabricSpec, monkeypatch: 
     def stall(*_: object, **__: object) -> None:
         raise fs.StallError("stalled")
 
-    monkeypatch.setattr("fabricsim.results.run.run_schedule", stall)
+    monkeypatch.setattr("fabricsim.results.run.run_blocks", stall)
     with pytest.raises(fs.StallError, match=r"^stalled \(folded: 2 planes as 1, so .* --no-fold or fold=False"):
         simulate(tiny, exchange(), kernel="python")
     with pytest.raises(fs.StallError, match=r"^stalled$"):
@@ -280,7 +280,7 @@ def test_sizes_are_listed_or_swept() -> None:
     def sizes(**options: object) -> list[int]:
         none = dict.fromkeys(("sizes", "min_size", "max_size", "factor", "algorithm"))
         return [
-            workload.schedule.operations[0].size_bytes
+            next(iter(workload.blocks)).schedule.operations[0].size_bytes
             for workload in collective_sweep("broadcast", ranks=2, **{**none, **options})
         ]
 

@@ -54,14 +54,21 @@ def assert_tied(blocks: ScheduleBlocks) -> list[ScheduleBlock]:
         num_operations += len(block.schedule.operations)
         num_tasks += len(block.schedule.tasks)
     assert (blocks.num_operations, blocks.num_tasks) == (num_operations, num_tasks)
-    awaited: set[int] = set()
+    by_last: dict[int, int] = {}  # the last of the tasks of later blocks that wait for each as their last predecessor
     begin_ps = NO_BEGIN_PS
     for block in reversed(made):
         tasks = block.schedule.tasks
-        mine = {task for task in awaited if task >= block.first_task}
-        assert block.awaited.tolist() == sorted(task - block.first_task for task in mine)
+        mine = sorted(task for task in by_last if task >= block.first_task)
+        assert block.awaited.tolist() == [task - block.first_task for task in mine]
+        assert block.awaited_by.tolist() == [by_last.pop(task) for task in mine]
         assert block.later_begin_ps == begin_ps
-        awaited = awaited - mine | set(block.earlier_predecessor.tolist())
+        inside = np.diff(tasks.predecessor_first) > 0
+        last: dict[int, int] = {}
+        for task, predecessor in zip(block.earlier_task.tolist(), block.earlier_predecessor.tolist(), strict=True):
+            if not inside[task]:
+                last[task] = max(predecessor, last.get(task, -1))
+        for task, predecessor in last.items():
+            by_last[predecessor] = max(block.first_task + task, by_last.get(predecessor, -1))
         free = np.diff(tasks.predecessor_first) == 0
         free[block.earlier_task] = False
         begin_ps = min(begin_ps, int((tasks.not_before_ps + tasks.gap_ps)[free].min(initial=NO_BEGIN_PS)))
@@ -133,7 +140,7 @@ def test_a_block_holds_all_that_its_operations_wait_for() -> None:
         ["all_reduce", "compute"],
         ["compute"],
     ]
-    assert blocks[0].awaited.tolist() == [0]
+    assert (blocks[0].awaited.tolist(), blocks[0].awaited_by.tolist()) == ([0], [3])
     assert (blocks[1].earlier_task.tolist(), blocks[1].earlier_predecessor.tolist()) == ([0], [0])
     assert blocks[0].later_begin_ps == NO_BEGIN_PS
 

@@ -127,11 +127,11 @@ def random_trace(random: Random) -> Trace:
     return Trace.from_table(table.slice(1))
 
 
-def write_long_trace(path: Path, num_operations: int, num_ranks: int = 8) -> None:
+def write_long_trace(path: Path, num_operations: int, num_ranks: int = 8, *, compute_stream: int = 2) -> None:
     """Write a trace in which all_reduce, all_to_all_v and computation take turns, batch by batch.
 
-    Collectives run on stream 1 and computation on stream 2 of each rank; a computation counts as one operation here,
-    on all ranks.
+    Collectives run on stream 1 of each rank. A computation counts as one operation here, on all ranks; on a stream of
+    its own it waits for no collective, so that a replay can be far ahead on one of the streams.
     """
     ranks = np.arange(num_ranks, dtype=np.int32)
     groups = as_groups([{"id": 0, "name": "all", "ranks": ranks.tolist()}], num_ranks)
@@ -154,7 +154,7 @@ def write_long_trace(path: Path, num_operations: int, num_ranks: int = 8) -> Non
                 "send_bytes": size_bytes,
                 "recv_bytes": size_bytes,
                 "send_bytes_per_peer": pa.array([[512] * num_ranks if k == 1 else None for k in kind.tolist()]),
-                "stream": 1 + (kind == 2),
+                "stream": np.where(kind == 2, compute_stream, 1),
                 "t_start_ns": number * 10_000,
                 "t_end_ns": number * 10_000 + 9_000,
             }

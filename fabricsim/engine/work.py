@@ -1,0 +1,376 @@
+"""The part of a workload that is in the tables: blocks are admitted as a run gets near them, retired when they ended.
+
+A block has consecutive rows in each table. Rows of retired blocks are used again, so that the tables follow what is
+active, not how long the workload is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fabricsim.engine.layout import NEVER, NONE, NOT_YET, Rows, State
+from fabricsim.engine.state import (
+    chain,
+    chain_new_tasks,
+    follower_rows,
+    limit_starts,
+    link_edges,
+    message_rows,
+    num_timers,
+    rows,
+    scratch_rows,
+    share_packets,
+    share_rows,
+    shortest_payload,
+    starts_per_window,
+    task_rows,
+)
+from fabricsim.errors import SelfCheckError
+from fabricsim.fabrics.network import Network
+from fabricsim.workloads.schedule import Schedule, ScheduleBlock
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+#: The tables in which each block has rows of its own; ``parts`` and ``counts`` follow ``messages``.
+TABLES = ("messages", "followers", "tasks", "sends", "successors")
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """What a kernel recorded of one block (docs/physics.md, section 10), by its tasks and messages; int64 arrays."""
+
+    task_begin_ps: Int64
+    task_end_ps: Int64
+    message_ready_ps: Int64
+    message_first_injection_ps: Int64
+    message_complete_ps: Int64
+
+
+#: Takes blocks all of whose tasks have ended, and a time before which nothing ends in any other block.
+Sink = Callable[[list[tuple[ScheduleBlock, BlockRecord]], int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Admitted:
+    """A block, and its rows by table."""
+
+    block: ScheduleBlock
+    rows: dict[str, slice]
+
+
+class FreeRows:
+    """Rows of a table that belong to no block: ranges, apart and in order."""
+
+    def __init__(self) -> None:
+        self._ranges: list[tuple[int, int]] = []
+
+    def take(self, count: int) -> slice | None:
+        """Take consecutive rows, the first that fit; ``None`` where no range is as long."""
+        for place, (first, stop) in enumerate(self._ranges):
+            if stop - first >= count:
+                self._ranges[place : place + 1] = [(first + count, stop)] if stop - first > count else []
+                return slice(first, first + count)
+        return None
+
+    def add(self, first: int, stop: int) -> None:
+        """Give rows back, or new ones."""
+        if first == stop:
+            return
+        insort(self._ranges, (first, stop))
+        joined: list[tuple[int, int]] = []
+        for low, high in self._ranges:
+            if joined and joined[-1][1] == low:
+                low = joined.pop()[0]
+            joined.append((low, high))
+        self._ranges = joined
+
+
+class Work:
+    """Admits and retires the blocks of a workload.
+
+    *first* is the first block, which ``begin`` finds in the tables, and *coming* gives the others, of *num_operations*
+    in all.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        first: ScheduleBlock,
+        coming: Iterable[ScheduleBlock],
+        num_operations: int,
+        terminal_of_rank: Int32,
+        seed: int,
+    ) -> None:
+        self._network = network
+        self._coming = iter(coming)
+        self._num_operations = num_operations
+        self._terminal_of_rank = terminal_of_rank
+        self._seed = seed
+        self._free = {name: FreeRows() for name in TABLES}
+        self._num_messages = len(first.schedule.messages)
+        self._shortest_bytes = network.packet.max_payload_bytes
+        self._admitted_operations = self.admitted_tasks = 0
+        self._first = first
+        self.live: list[Admitted] = []
+
+    def begin(self, state: State) -> State:
+        """Take over the tables with the first block in them."""
+        first = self._first
+        self._shortest_bytes = shortest_payload(self._network, state.messages)
+        self._note(state, Admitted(first, {name: slice(0, len(getattr(state, name))) for name in TABLES}))
+        if state.clock["more_work"][0]:
+            # Later blocks may fill every slot.
+            state = state._replace(shares=share_rows(self._network, state.domains, state.injectors))
+            if state.clock["defers"][0] == 0:  # tasks may end at any time in an epoch: all followers must be there
+                while state.clock["more_work"][0]:
+                    state = self.admit(state)
+        return state
+
+    def admit(self, state: State) -> State:
+        """Put the next block into the tables, which grow where they must; return the state."""
+        network, clock = self._network, state.clock[0]
+        block = next(self._coming)
+        schedule = block.schedule
+        messages = message_rows(network, schedule, self._terminal_of_rank, self._seed, block.first_operation)
+        tasks, sends, successors = task_rows(network, schedule, messages, self._terminal_of_rank)
+        followers = follower_rows(schedule, messages)
+        later, earlier = self._open_predecessors(state, block)
+
+        counts = (len(messages), len(followers), len(tasks), len(sends), len(successors) + len(later))
+        place = {}
+        for name, count in zip(TABLES, counts, strict=True):
+            state, place[name] = self._take(state, name, count)
+        first = {name: taken.start for name, taken in place.items()}
+        messages["number"] += self._num_messages
+        for name in ("source_task", "target_task"):
+            messages[name] += first["tasks"]
+        for name in ("after_sent_first", "after_complete_first"):
+            messages[name] += first["followers"]
+        followers["message"] += first["messages"]
+        tasks["sends_first"] += first["sends"]
+        tasks["first_successor"] += np.where(tasks["first_successor"] == NONE, 0, first["successors"]).astype(np.uint32)
+        sends["message"] += first["messages"]
+        successors["task"] += first["tasks"]
+        successors["next"] += np.where(successors["next"] == NONE, 0, first["successors"]).astype(np.uint32)
+        state.messages[place["messages"]] = messages
+        state.counts["packets_left"].reshape(network.num_planes, -1)[:, place["messages"]] = share_packets(
+            network, messages
+        )
+        state.followers[place["followers"]] = followers
+        state.tasks[place["tasks"]] = tasks
+        state.sends[place["sends"]] = sends
+        inside = first["successors"] + len(successors)
+        state.successors[first["successors"] : inside] = successors
+        state.successors["task"][inside : inside + len(later)] = first["tasks"] + later
+        link_edges(state.tasks, state.successors, inside, earlier)
+
+        if (state.tasks["waiting"][first["tasks"] + block.earlier_task] == 0).any():
+            raise SelfCheckError(
+                "all that a task waits for ended before its block was admitted; this is a defect of fabricsim, please "
+                "report it"
+            )
+        free = first["tasks"] + np.flatnonzero(state.tasks["waiting"][place["tasks"]] == 0)
+        clock["new_task"] = chain_new_tasks(state.tasks, free, int(clock["new_task"]))
+        clock["tasks_left"] += len(tasks)
+        clock["waits_left"] += len(tasks) + len(messages)
+        self._num_messages += len(messages)
+        self._note(state, Admitted(block, place))
+        return self._shorter_packets(state, shortest_payload(network, messages))
+
+    def retire(self, state: State, sink: Sink) -> None:
+        """Hand the blocks all of whose tasks have ended to *sink*, and free their rows."""
+        ended = [one for one in self.live if bool((state.tasks["end_ps"][one.rows["tasks"]] != NOT_YET).all())]
+        if ended:
+            self.live = [one for one in self.live if one not in ended]
+            sink([(one.block, record_of(state, one)) for one in ended], self._horizon_ps(state))
+            self._forget(state, ended)
+
+    def finish(self, state: State, sink: Sink) -> None:
+        """Hand all blocks to *sink* at the end of a run; their rows stay as they are."""
+        sink([(one.block, record_of(state, one)) for one in self.live], NEVER)
+
+    def find(self, table: str, row: int) -> tuple[Schedule, int]:
+        """Return the schedule that a row of *table* belongs to, and its row there."""
+        for one in self.live:
+            if one.rows[table].start <= row < one.rows[table].stop:
+                return one.block.schedule, row - one.rows[table].start
+        raise AssertionError(f"row {row} of {table} is free")
+
+    def _note(self, state: State, admitted: Admitted) -> None:
+        """Enter what an admitted block says of those after it."""
+        block, clock = admitted.block, state.clock[0]
+        self.live.append(admitted)
+        self._admitted_operations += len(block.schedule.operations)
+        self.admitted_tasks += len(block.schedule.tasks)
+        state.tasks["awaited"][admitted.rows["tasks"].start + block.awaited] = 1
+        clock["more_work"] = self._admitted_operations < self._num_operations
+        clock["admit_ps"] = block.later_begin_ps
+        for one in self.live:
+            over = one.block.awaited[one.block.awaited_by < self.admitted_tasks]
+            state.tasks["awaited"][one.rows["tasks"].start + over] = 0
+
+    def _open_predecessors(self, state: State, block: ScheduleBlock) -> tuple[Int64, Int64]:
+        """Return which tasks of a block wait for which earlier rows of ``tasks`` that have not ended, by the latter."""
+        firsts = [one.block.first_task for one in self.live]
+        later, earlier = [], []
+        for task, number in zip(block.earlier_task.tolist(), block.earlier_predecessor.tolist(), strict=True):
+            candidate = bisect_right(firsts, number) - 1
+            if candidate < 0:
+                continue  # its block is retired
+            one = self.live[candidate]
+            place = number - one.block.first_task
+            row = one.rows["tasks"].start + place
+            if place < len(one.block.schedule.tasks) and state.tasks["end_ps"][row] == NOT_YET:
+                later.append(task)
+                earlier.append(row)
+        order = np.argsort(np.array(earlier, np.int64), kind="stable")
+        return np.array(later, np.int64)[order], np.array(earlier, np.int64)[order]
+
+    def _take(self, state: State, name: str, count: int) -> tuple[State, slice]:
+        """Take rows of a table, which becomes twice as long where no range is long enough."""
+        if not count:
+            return state, slice(0, 0)
+        taken = self._free[name].take(count)
+        if taken is None:
+            old = len(getattr(state, name))
+            new = old + max(old, count)
+            self._free[name].add(old, new)
+            state = self._longer(state, name, new)
+            taken = self._free[name].take(count)
+            assert taken is not None
+        return state, taken
+
+    def _longer(self, state: State, name: str, count: int) -> State:
+        """Return the state with *count* rows in a table, the new ones free, and with what depends on their number."""
+        old = len(getattr(state, name))
+        tables = {name: longer(name, getattr(state, name), count)}
+        clear(name, tables[name], slice(old, count))
+        if name == "messages":
+            planes = self._network.num_planes
+            for part in ("parts", "counts"):
+                table = rows(part, planes * count)
+                table.reshape(planes, count)[:, :old] = getattr(state, part).reshape(planes, old)
+                tables[part] = table
+            state.clock["num_messages"] = count
+            state.channels["first_part"] = self._network.channels.plane.astype(np.int64) * count
+        state = state._replace(**tables)
+        more = num_timers(state.messages, state.tasks) - len(state.timers)
+        if more > 0:
+            old = len(state.timers)
+            timers = longer("timers", state.timers, old + more)
+            timers["next"][old:] = chain(old, more, int(state.clock["free_timer"][0]))
+            state.clock["free_timer"] = old
+            state = state._replace(timers=timers)
+        return state
+
+    def _shorter_packets(self, state: State, shortest_bytes: int) -> State:
+        """Return the state with room for as many starts in a window as packets of that payload make."""
+        if shortest_bytes >= self._shortest_bytes:
+            return state
+        self._shortest_bytes = shortest_bytes
+        clock, network = state.clock[0], self._network
+        serialization_row = state.channels["serialization_row"].astype(np.int64)
+        duration_ps = state.durations["value"][serialization_row + shortest_bytes]
+        starts = starts_per_window(duration_ps, int(clock["window_shift"]))
+        limit_starts(network, state.domains, starts, bool(clock["defers"]))
+        scratch = len(state.domains) * scratch_rows(network, starts)
+        return state._replace(keys=rows("keys", scratch), swap=rows("swap", scratch))
+
+    def _horizon_ps(self, state: State) -> int:
+        """Return a time before which nothing ends but in blocks that are retired."""
+        clock = state.clock[0]
+        horizon_ps = int(clock["epoch_start_ps"] if clock["epoch_open"] else clock["epoch_end_ps"])
+        for one in self.live:
+            for ends_ps in (
+                state.tasks["end_ps"][one.rows["tasks"]],
+                state.messages["complete_ps"][one.rows["messages"]],
+            ):
+                horizon_ps = min(horizon_ps, int(ends_ps[ends_ps != NOT_YET].min(initial=horizon_ps)))
+        return horizon_ps
+
+    def _forget(self, state: State, ended: list[Admitted]) -> None:
+        """Free the rows of blocks."""
+        gone = np.zeros(len(state.messages), np.bool_)
+        for one in ended:
+            gone[one.rows["messages"]] = True
+            mine = state.messages[one.rows["messages"]]
+            state.clock["retired_packets"] += int((mine["num_shares"] * share_packets(self._network, mine)).sum())
+        unlink(state, gone)
+        for one in ended:
+            for name, taken in one.rows.items():
+                clear(name, getattr(state, name), taken)
+                self._free[name].add(taken.start, taken.stop)
+
+
+def record_of(state: State, admitted: Admitted) -> BlockRecord:
+    """Return what was recorded of a block so far, as copies."""
+    tasks, messages = state.tasks[admitted.rows["tasks"]], state.messages[admitted.rows["messages"]]
+    return BlockRecord(
+        task_begin_ps=tasks["begin_ps"].copy(),
+        task_end_ps=tasks["end_ps"].copy(),
+        message_ready_ps=messages["ready_ps"].copy(),
+        message_first_injection_ps=messages["first_injection_ps"].copy(),
+        message_complete_ps=messages["complete_ps"].copy(),
+    )
+
+
+def longer(name: str, table: Rows, count: int) -> Rows:
+    """Return a table with more rows."""
+    result = rows(name, count)
+    result[: len(table)] = table
+    return result
+
+
+def clear(name: str, table: Rows, taken: slice) -> None:
+    """Make rows free: such a task has started and ended, such a message is complete."""
+    table[taken] = np.zeros((), table.dtype)
+    if name == "messages":
+        for field in ("source_task", "target_task", "next_ready"):
+            table[field][taken] = NONE
+    if name == "tasks":
+        table["started"][taken] = 1
+        for field in ("terminal", "first_successor", "next_new"):
+            table[field][taken] = NONE
+
+
+def unlink(state: State, gone: Bool) -> None:
+    """Take complete messages out of the lists of ready messages.
+
+    An injector that a message does not use may still stand before it, and a list may end with it. *gone* says which
+    messages these are.
+    """
+    gone = np.append(gone, False)
+
+    def leads_to_gone(link: npt.NDArray[np.integer]) -> Bool:
+        found: Bool = gone[np.minimum(link, len(gone) - 1)]  # NONE is not gone
+        return found
+
+    messages, bundles = state.messages, state.bundles
+    behind = messages["next_ready"].astype(np.int64)
+    # From each of them to the next that stays, by steps that double.
+    jump = np.flatnonzero(gone)
+    while len(jump := jump[leads_to_gone(behind[jump])]):
+        behind[jump] = behind[behind[jump]]
+
+    def past(link: npt.NDArray[np.uint32]) -> None:
+        at_gone = np.flatnonzero(leads_to_gone(link))
+        link[at_gone] = behind[link[at_gone]]
+
+    past(messages["next_ready"])
+    past(state.injectors["next_message"])
+    past(bundles["instant_first"])
+    listed = np.flatnonzero((messages["share_bytes"] > 0) & (messages["ready_ps"] != NOT_YET) & ~gone[:-1])
+    after, bundle = messages["next_ready"][listed], messages["bundle"][listed]
+    for name, follower in (("last_ready", np.full(len(bundles), NONE)), ("anchor", bundles["instant_first"])):
+        last = bundles[name]
+        lost = leads_to_gone(last)
+        last[lost] = NONE
+        found = lost[bundle] & (after == follower[bundle])
+        last[bundle[found]] = listed[found]

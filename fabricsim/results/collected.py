@@ -1,0 +1,275 @@
+"""What a run gave, taken block by block as the engine retires them: checked, and kept as tables that need no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fabricsim.engine.driver import RunFigures
+from fabricsim.engine.work import BlockRecord
+from fabricsim.fabrics.network import Network
+from fabricsim.results import metrics
+from fabricsim.results.bounds import earliest_ends_ps
+from fabricsim.results.checks import Due, check_bounds, check_times
+from fabricsim.results.digest import Digest
+from fabricsim.results.routes import Routes, find_routes
+from fabricsim.results.spool import Spool
+from fabricsim.results.traffic import Int32, Int64, Traffic, message_traffic
+from fabricsim.workloads.schedule import Operation, Schedule, ScheduleBlock
+
+NOT_RECORDED = -1
+LOCAL = ("compute", "wait")  #: operations that move nothing by their nature
+
+
+class Collected:
+    """The tables, sums and digest of a run.
+
+    Attributes
+    ----------
+    num_operations : int
+        Without the joins that a replay adds.
+    num_messages, message_bytes : int
+        Of all messages, empty ones among them.
+    simulated_ps : int
+        When the last task ended.
+    has_choice : bool
+        Whether a packet could go more than one way.
+    num_moving, has_recorded : int, bool
+        How many operations could move something, and whether the trace says how long one of these took.
+    replaced : set of str
+        Which algorithms were simulated in the place of recorded ones, as sentences.
+    """
+
+    def __init__(self, network: Network, terminal_of_rank: Int32) -> None:
+        self._network = network
+        self._terminal_of_rank = terminal_of_rank
+        self._routes = find_routes(network)
+        self._due = Due(network)
+        self._digest = Digest()
+        self._in_flight = BusyTime()
+        self._words: dict[str, int] = {}
+        self.digest = ""
+        self.num_operations = self.num_messages = self.message_bytes = self.simulated_ps = self.num_moving = 0
+        self.has_choice = self.has_recorded = False
+        self.replaced: set[str] = set()
+        numbers = {"ranks": "i4", "size_bytes": "i8", "begin_ps": "i8", "end_ps": "i8", "bound_ps": "i8"}
+        words = {"name": "i4", "op": "i4", "algorithm": "i4"}
+        self.operations = Spool({"operation": "i4", **words, **numbers, "recorded_ps": "i8"})
+        self.tasks = Spool({"operation": "i4", "rank": "i4", "begin_ps": "i8", "end_ps": "i8"})
+        self.messages = Spool(
+            {
+                "operation": "i4",
+                "index": "i4",
+                "source_rank": "i4",
+                "target_rank": "i4",
+                "size_bytes": "i8",
+                "ready_ps": "i8",
+                "first_injection_ps": "i8",
+                "complete_ps": "i8",
+            }
+        )
+
+    def take(self, retired: list[tuple[ScheduleBlock, BlockRecord]], horizon_ps: int) -> None:
+        """Take blocks; nothing that is still to come ended before *horizon_ps*."""
+        for block, record in retired:
+            self._take(block.schedule, block.first_operation, record)
+        self._digest.advance(horizon_ps)
+
+    def finish(self, figures: RunFigures) -> None:
+        """End with the figures of the run as a whole; raises SelfCheckError where they contradict the blocks."""
+        self._due.check(figures, self.simulated_ps)
+        self.digest = self._digest.hexdigest()
+
+    @classmethod
+    def of(cls, network: Network, schedule: Schedule, terminal_of_rank: Int32, record: BlockRecord) -> Collected:
+        """Take a whole schedule."""
+        collected = cls(network, terminal_of_rank)
+        collected._take(schedule, 0, record)
+        return collected
+
+    @property
+    def in_flight_ps(self) -> int:
+        """For how long at least one message was ready and not complete."""
+        return self._in_flight.total_ps()
+
+    def message_latencies_ps(self) -> Iterator[Int64]:
+        """Complete minus ready of the messages that made packets, block by block."""
+        names = ("size_bytes", "source_rank", "target_rank", "ready_ps", "complete_ps")
+        for size_bytes, source, target, ready_ps, complete_ps in self.messages.blocks(*names):
+            moved = (size_bytes > 0) & (source != target)
+            yield (complete_ps - ready_ps)[moved]
+
+    def operation_rows(self) -> Iterator[dict[str, Any]]:
+        """Make the rows of ``Result.ops``."""
+        words = list(self._words)
+        for columns in self.operations.blocks():
+            for values in zip(*(column.tolist() for column in columns), strict=True):
+                number, name, op, algorithm, ranks, size_bytes, begin_ps, end_ps, bound_ps, recorded_ps = values
+                time_ps = end_ps - begin_ps
+                yield {
+                    "operation": number,
+                    "name": words[name],
+                    "op": words[op],
+                    "algorithm": words[algorithm],
+                    "ranks": ranks,
+                    "size_bytes": size_bytes,
+                    "begin_ps": begin_ps,
+                    "end_ps": end_ps,
+                    "time_ps": time_ps,
+                    "algbw_GBps": metrics.algbw_GBps(size_bytes, time_ps),
+                    "busbw_GBps": metrics.busbw_GBps(words[op], ranks, size_bytes, time_ps),
+                    "lower_bound_ps": bound_ps - begin_ps,
+                    "efficiency": (bound_ps - begin_ps) / time_ps if time_ps else None,
+                    "recorded_ps": None if recorded_ps == NOT_RECORDED else recorded_ps,
+                }
+
+    def _take(self, schedule: Schedule, first_operation: int, record: BlockRecord) -> None:
+        check_times(schedule, first_operation, record)
+        traffic = message_traffic(self._network, schedule, self._terminal_of_rank)
+        times = _operation_times(self._network, schedule, traffic, self._routes, record)
+        check_bounds(schedule, first_operation, times.end_ps, times.earliest_end_ps)
+        self._due.add(traffic)
+        self._digest.add(schedule, first_operation, record)
+        self._in_flight.add(record.message_ready_ps, record.message_complete_ps)
+        self.simulated_ps = max(self.simulated_ps, int(record.task_end_ps.max(initial=0)))
+        self.has_choice = self.has_choice or self._routes.has_choice(traffic.source_terminal, traffic.target_terminal)
+        self._take_operations(schedule.operations, first_operation, times)
+        self._take_tasks(schedule, first_operation, record)
+        self._take_messages(schedule, first_operation, record)
+
+    def _take_operations(self, operations: tuple[Operation, ...], first_operation: int, times: _OperationTimes) -> None:
+        listed = [(row, operation) for row, operation in enumerate(operations) if not operation.is_join]
+        rows = np.array([row for row, _ in listed], np.int64)
+        self.num_operations += len(listed)
+        for _, operation in listed:
+            if operation.op not in LOCAL:
+                self.num_moving += 1
+                self.has_recorded = self.has_recorded or operation.recorded_ps is not None
+            if operation.recorded_algorithm:
+                self.replaced.add(
+                    f"{operation.op}: recorded {operation.recorded_algorithm}, simulated {operation.algorithm}."
+                )
+
+        def column(values: Iterator[int]) -> Int64:
+            return np.fromiter(values, np.int64, len(listed))
+
+        self.operations.append(
+            first_operation,
+            [
+                first_operation + rows,
+                column(self._word(operation.name) for _, operation in listed),
+                column(self._word(operation.op) for _, operation in listed),
+                column(self._word(operation.algorithm) for _, operation in listed),
+                column(len(operation.ranks) for _, operation in listed),
+                column(operation.size_bytes for _, operation in listed),
+                times.arrival_ps[rows],
+                times.end_ps[rows],
+                times.earliest_end_ps[rows],
+                column(
+                    NOT_RECORDED if operation.recorded_ps is None else operation.recorded_ps for _, operation in listed
+                ),
+            ],
+        )
+
+    def _take_tasks(self, schedule: Schedule, first_operation: int, record: BlockRecord) -> None:
+        tasks = schedule.tasks
+        joins = np.array([operation.is_join for operation in schedule.operations], np.bool_)
+        rows = np.flatnonzero(~joins[tasks.operation])
+        self.tasks.append(
+            first_operation,
+            [
+                first_operation + tasks.operation[rows],
+                tasks.rank[rows],
+                record.task_begin_ps[rows],
+                record.task_end_ps[rows],
+            ],
+        )
+
+    def _take_messages(self, schedule: Schedule, first_operation: int, record: BlockRecord) -> None:
+        messages, rank = schedule.messages, schedule.tasks.rank
+        self.num_messages += len(messages)
+        self.message_bytes += int(messages.size_bytes.sum())
+        self.messages.append(
+            first_operation,
+            [
+                first_operation + messages.operation,
+                messages.index,
+                rank[messages.source_task],
+                rank[messages.target_task],
+                messages.size_bytes,
+                record.message_ready_ps,
+                record.message_first_injection_ps,
+                record.message_complete_ps,
+            ],
+        )
+
+    def _word(self, word: str) -> int:
+        """Give each word that operations share a number."""
+        return self._words.setdefault(word, len(self._words))
+
+
+class BusyTime:
+    """The length of a union of intervals that come in any order; it keeps what is left when they are joined."""
+
+    def __init__(self) -> None:
+        self._begin_ps = self._end_ps = np.empty(0, np.int64)
+        self._new: list[tuple[Int64, Int64]] = []
+        self._num_new = 0
+
+    def add(self, begin_ps: Int64, end_ps: Int64) -> None:
+        """Take intervals."""
+        self._new.append(_union(begin_ps, end_ps))
+        self._num_new += len(self._new[-1][0])
+        if self._num_new > len(self._begin_ps):
+            self._join()
+
+    def total_ps(self) -> int:
+        """Return the length of the union."""
+        self._join()
+        return int((self._end_ps - self._begin_ps).sum())
+
+    def _join(self) -> None:
+        parts = [(self._begin_ps, self._end_ps), *self._new]
+        self._begin_ps, self._end_ps = _union(*(np.concatenate(ends) for ends in zip(*parts, strict=True)))
+        self._new, self._num_new = [], 0
+
+
+def _union(begin_ps: Int64, end_ps: Int64) -> tuple[Int64, Int64]:
+    """Join intervals that touch; give the others in order."""
+    order = np.argsort(begin_ps)
+    begin_ps, reach_ps = begin_ps[order], np.maximum.accumulate(end_ps[order])
+    is_first = np.append(True, begin_ps[1:] > reach_ps[:-1])[: len(order)]
+    is_last = np.append(is_first[1:], True)[: len(order)]
+    return begin_ps[is_first], reach_ps[is_last]
+
+
+@dataclass(frozen=True)
+class _OperationTimes:
+    """All of shape (operations,), int64 picoseconds of simulated time."""
+
+    arrival_ps: Int64
+    end_ps: Int64
+    earliest_end_ps: Int64
+
+
+def _operation_times(
+    network: Network, schedule: Schedule, traffic: Traffic, routes: Routes, record: BlockRecord
+) -> _OperationTimes:
+    tasks, count = schedule.tasks, len(schedule.operations)
+    # A computation is its gap; for all others the gap comes before the operation.
+    computes = np.array([operation.op == "compute" for operation in schedule.operations], np.bool_)
+    gap_ps = np.where(computes[tasks.operation], tasks.gap_ps, 0)
+
+    def latest(values: Int64) -> Int64:
+        last = np.zeros(count, np.int64)
+        np.maximum.at(last, tasks.operation, values)
+        return last
+
+    return _OperationTimes(
+        arrival_ps=latest(record.task_begin_ps - gap_ps),
+        end_ps=latest(record.task_end_ps),
+        earliest_end_ps=earliest_ends_ps(network, schedule, traffic, routes, record.task_begin_ps),
+    )
