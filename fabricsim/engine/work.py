@@ -303,7 +303,9 @@ class Work:
             mine = state.messages[one.rows["messages"]]
             state.clock["retired_packets"] += int((mine["num_shares"] * share_packets(self._network, mine)).sum())
         unlink(state, gone)
+        counts = state.counts.reshape(self._network.num_planes, -1)
         for one in ended:
+            counts["packets_left"][:, one.rows["messages"]] = 0  # of planes that they did not use
             for name, taken in one.rows.items():
                 clear(name, getattr(state, name), taken)
                 self._free[name].add(taken.start, taken.stop)
