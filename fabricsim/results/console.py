@@ -301,12 +301,12 @@ def _run_header(result: Result) -> Text:
 
 
 def _estimate_header(estimate: Estimate) -> str:
-    about, schedule = estimate.workload.about, estimate.workload.blocks.whole()
+    about, blocks = estimate.workload.about, estimate.workload.blocks
     if about["kind"] == "trace":
-        what = f"{about.get('trace', 'trace')}, mode {about['mode']}: {schedule.num_ranks} ranks"
+        what = f"{about.get('trace', 'trace')}, mode {about['mode']}: {blocks.num_ranks} ranks"
     else:
-        operation = schedule.operations[0]
-        what = f"{operation.op} ({operation.algorithm}) of {operation.size_bytes:,} B over {schedule.num_ranks} ranks"
+        operation = next(iter(blocks)).schedule.operations[0]
+        what = f"{operation.op} ({operation.algorithm}) of {operation.size_bytes:,} B over {blocks.num_ranks} ranks"
     return f"{what} on {_fabric(estimate)}"
 
 

@@ -83,6 +83,8 @@ class Estimate:
     threads: int
     folded: bool
     folding: str
+    messages: int
+    message_bytes: int
     packets: int
     packet_hops: int
     packet_hops_simulated: int
@@ -116,12 +118,7 @@ class Estimate:
 
     def summary(self, *, command: str | None = None) -> dict[str, Any]:
         """Sum the estimate up as a JSON-ready dictionary of the schema ``fabricsim.estimate/1``."""
-        network, schedule, calibration, memory = (
-            self.network,
-            self.workload.blocks.whole(),
-            self.calibration,
-            self.memory,
-        )
+        network, calibration, memory = self.network, self.calibration, self.memory
         return {
             "schema": SCHEMA,
             "fabricsim_version": package_version(),
@@ -140,9 +137,9 @@ class Estimate:
             },
             "workload": {
                 **self.workload.about,
-                "ranks": schedule.num_ranks,
-                "messages": len(schedule.messages),
-                "message_bytes": int(schedule.messages.size_bytes.sum()),
+                "ranks": self.workload.blocks.num_ranks,
+                "messages": self.messages,
+                "message_bytes": self.message_bytes,
             },
             "packets": self.packets,
             "packet_hops": self.packet_hops,
@@ -199,23 +196,29 @@ def estimate(
         fold=fold,
     )
     # From here on nothing is refused: the run has begun with the same.
-    schedule = workload.blocks.whole()
+    blocks = workload.blocks
     network = fabric.network(packet=packet, routing=routing, endpoint=endpoint)
     terminals = terminal_of_rank(
         placement,
-        num_ranks=schedule.num_ranks,
+        num_ranks=blocks.num_ranks,
         num_terminals=network.num_terminals,
         fabric=network.name,
         recorded=workload.placement,
     )
-    folding = fold_planes(network, [schedule], terminals) if fold else unfolded(network, "switched off")
-    simulated = folding.schedule(schedule)
+    if fold:
+        folding = fold_planes(network, (block.schedule for block in blocks), terminals)
+    else:
+        folding = unfolded(network, "switched off")
     process_bytes = _resident_bytes()
-    state = allocate(folding.network, simulated, terminals, seed)
-    traffic = message_traffic(network, schedule, terminals)
-    traffic_simulated = message_traffic(folding.network, simulated, terminals)
-    hops_simulated = hops_per_packet(folding.network, traffic_simulated)
-    rows, outgrown = most_packet_rows(folding.network, traffic_simulated, hops_simulated, state)
+    state = allocate(folding.network, folding.schedule(next(iter(blocks)).schedule), terminals, seed)
+    whole, simulated = Load(network), Load(folding.network, len(state.domains))
+    messages = message_bytes = 0
+    for block in blocks:
+        messages += len(block.schedule.messages)
+        message_bytes += int(block.schedule.messages.size_bytes.sum())
+        whole.add(message_traffic(network, block.schedule, terminals))
+        simulated.add(message_traffic(folding.network, folding.schedule(block.schedule), terminals))
+    rows, outgrown = most_packet_rows(simulated, state)
     chosen, reason = backends.choose(kernel)
     return Estimate(
         network=network,
@@ -226,9 +229,11 @@ def estimate(
         threads=threads_of_run(threads, len(state.domains)),
         folded=folding.folded,
         folding=folding.words,
-        packets=int(traffic.packets.sum()),
-        packet_hops=int((traffic.packets * hops_per_packet(network, traffic)).sum()),
-        packet_hops_simulated=int((traffic_simulated.packets * hops_simulated).sum()),
+        messages=messages,
+        message_bytes=message_bytes,
+        packets=whole.packets,
+        packet_hops=whole.packet_hops,
+        packet_hops_simulated=simulated.packet_hops,
         window_ps=1 << int(state.clock["window_shift"][0]),
         calibration=calibration,
         memory=Memory(
@@ -276,35 +281,60 @@ def _calibrate(
     return Calibration(last.packet_hops, last.elapsed_s, setup_s, compile_s, whole)
 
 
-def hops_per_packet(network: Network, traffic: Traffic) -> Int64:
-    """Say how many channels each packet of a message crosses, for each message."""
-    routes = find_routes(network)
-    # All ways of a pair of terminals cross as many channels, in a Clos as in a full mesh.
-    hops = np.array([max(len(way.rates) for way in kind.ways) for kind in routes.kinds], np.int64)
-    return hops[routes.kind[traffic.source_terminal, traffic.target_terminal]]
+class Load:
+    """What the messages of a workload come to on a network, added up block by block.
+
+    Attributes
+    ----------
+    packets, packet_hops : int
+        Packets, and channels that they cross.
+    domain_packet_hops, domain_short_hops : int
+        Packet-hops on the domain of the engine that has most, and those of packets that are not full.
+    least_wire_bytes : int
+        Of the smallest packet.
+    """
+
+    def __init__(self, network: Network, num_domains: int = 1) -> None:
+        self.network = network
+        self._num_domains = num_domains
+        routes = find_routes(network)
+        # All ways of a pair of terminals cross as many channels, in a Clos as in a full mesh.
+        self._hops = np.array([max(len(way.rates) for way in kind.ways) for kind in routes.kinds], np.int64)
+        self._kind = routes.kind
+        self.packets = self.packet_hops = self.domain_packet_hops = self.domain_short_hops = 0
+        self.least_wire_bytes = network.packet.wire_bytes(network.packet.max_payload_bytes)
+
+    def add(self, traffic: Traffic) -> None:
+        """Add the messages of a block."""
+        packet = self.network.packet
+        hops = self._hops[self._kind[traffic.source_terminal, traffic.target_terminal]]
+        self.packets += int(traffic.packets.sum())
+        self.packet_hops += int((traffic.packets * hops).sum())
+        # A domain that is one plane of several has at most one share of a message.
+        shares = np.minimum(traffic.shares, 1) if self._num_domains > 1 else traffic.shares
+        last_bytes = wire_bytes_of(self.network, traffic.last_payload_bytes)
+        short = last_bytes < packet.wire_bytes(packet.max_payload_bytes)
+        self.domain_packet_hops += int((traffic.packets // traffic.shares * shares * hops).sum())
+        self.domain_short_hops += int((shares * hops)[short].sum())
+        self.least_wire_bytes = int(last_bytes.min(initial=self.least_wire_bytes))
 
 
-def most_packet_rows(network: Network, traffic: Traffic, hops: Int64, state: State) -> tuple[int, int]:
+def most_packet_rows(load: Load, state: State) -> tuple[int, int]:
     """Bound the length of the table of packets, from the *state* at the begin of a run; and how long it was before.
 
     From its start on a channel until its credit is back, a packet has a row and room in the buffer of the channel. So
     there are no more rows in use than buffers hold of the smallest packet, nor than they hold full ones and short ones
     cross channels.
     """
-    domains = state.domains
-    # A domain that is one plane of several has at most one share of a message.
-    shares = np.minimum(traffic.shares, 1) if len(domains) > 1 else traffic.shares
+    network, domains = load.network, state.domains
     full_bytes = network.packet.wire_bytes(network.packet.max_payload_bytes)
-    last_bytes = wire_bytes_of(network, traffic.last_payload_bytes)
-    short_hops = (shares * hops)[last_bytes < full_bytes].sum()
-    all_hops = (traffic.packets // traffic.shares * shares * hops).sum()
 
     def held(wire_bytes: int) -> Int64:
         in_buffers: Int64 = np.add.reduceat(network.channels.buffer_bytes // wire_bytes, domains["first_channel"])
         return in_buffers
 
-    least_bytes = int(last_bytes.min(initial=full_bytes))
-    in_use = np.minimum(np.minimum(held(least_bytes), held(full_bytes) + short_hops), all_hops)
+    short_too = held(full_bytes) + load.domain_short_hops
+    in_use = np.minimum(np.minimum(held(load.least_wire_bytes), short_too), load.domain_packet_hops)
     rows, outgrown = domains["num_free_packets"].copy(), 0
     # As fabricsim.engine.state.grow does when a domain has too few free rows for its next step.
     while (rows < in_use + domains["max_starts"]).any():

@@ -143,18 +143,6 @@ class ScheduleBlocks:
     def __iter__(self) -> Iterator[ScheduleBlock]:
         return self.make()
 
-    def whole(self) -> Schedule:
-        """Join all blocks into one schedule; raises TraceError where it does not fit 32-bit numbers."""
-        blocks = list(self)
-        if len(blocks) == 1:
-            return blocks[0].schedule
-        return Schedule(
-            self.num_ranks,
-            tuple(operation for block in blocks for operation in block.schedule.operations),
-            _whole_tasks(blocks),
-            _whole_messages(blocks),
-        )
-
 
 @dataclass(frozen=True)
 class MessageBlock:
@@ -221,50 +209,6 @@ def join_messages(first_task: Int64, blocks: Sequence[tuple[int | Int64, Message
     if total_waits:  # else they are zeros already, in pages that no one has touched
         np.cumsum(wait_counts, out=wait_counts)
     return messages
-
-
-def _whole_tasks(blocks: Sequence[ScheduleBlock]) -> Tasks:
-    """Join the tasks of all blocks; the predecessors of a task stand in ascending order."""
-    waiting, awaited = [], []
-    for block in blocks:
-        tasks = block.schedule.tasks
-        inside = np.repeat(np.arange(len(tasks)), np.diff(tasks.predecessor_first))
-        waiting.append(block.first_task + np.concatenate([inside, block.earlier_task]))
-        awaited.append(np.concatenate([block.first_task + tasks.predecessors, block.earlier_predecessor]))
-    task, predecessor = np.concatenate(waiting), np.concatenate(awaited)
-    tables = [block.schedule.tasks for block in blocks]
-    return Tasks(
-        operation=_counted_on([table.operation for table in tables], [block.first_operation for block in blocks]),
-        rank=np.concatenate([table.rank for table in tables]),
-        gap_ps=np.concatenate([table.gap_ps for table in tables]),
-        not_before_ps=np.concatenate([table.not_before_ps for table in tables]),
-        launches=np.concatenate([table.launches for table in tables]),
-        predecessor_first=offsets(np.bincount(task, minlength=sum(len(table) for table in tables))),
-        predecessors=predecessor[np.lexsort((predecessor, task))].astype(np.int32),
-    )
-
-
-def _whole_messages(blocks: Sequence[ScheduleBlock]) -> Messages:
-    tables = [block.schedule.messages for block in blocks]
-    first_message = offsets(np.array([len(table) for table in tables]))[:-1].tolist()
-    first_task = [block.first_task for block in blocks]
-    return Messages(
-        operation=_counted_on([table.operation for table in tables], [block.first_operation for block in blocks]),
-        index=np.concatenate([table.index for table in tables]),
-        source_task=_counted_on([table.source_task for table in tables], first_task),
-        target_task=_counted_on([table.target_task for table in tables], first_task),
-        size_bytes=np.concatenate([table.size_bytes for table in tables]),
-        waits_first=offsets(np.concatenate([np.diff(table.waits_first) for table in tables])),
-        waits_for=_counted_on([table.waits_for for table in tables], first_message),
-    )
-
-
-def _counted_on(parts: Sequence[Int32], firsts: Sequence[int]) -> Int32:
-    """Join numbers that count in their block, the first of which is ``firsts[b]`` in the whole; all fit 32 bits."""
-    whole = np.concatenate([part + np.int64(first) for part, first in zip(parts, firsts, strict=True)])
-    if whole.max(initial=0) > np.iinfo(np.int32).max:
-        raise TraceError("the workload has more rows than the 2147483647 of one schedule; take it block by block")
-    return whole.astype(np.int32)
 
 
 def offsets(counts: npt.NDArray[np.integer]) -> Int64:

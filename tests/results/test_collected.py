@@ -22,6 +22,7 @@ from fabricsim.workloads import trace_file
 from fabricsim.workloads.replay import MODES, Mode, schedule_blocks
 from fabricsim.workloads.schedule import ScheduleBlocks
 from tests.results.small import tiny_fabric
+from tests.workloads.joined import joined
 from tests.workloads.trace_cases import random_trace, write_long_trace
 
 
@@ -71,7 +72,7 @@ def test_blocks_give_the_result_of_the_whole_trace(seed: int, mode: Mode) -> Non
     """Any trace in blocks of 1, 2 and 7 operations: digest, figures and tables."""
     trace, fabric = random_trace(Random(seed)), tiny_fabric()
     try:
-        whole = schedule_blocks(trace, mode).whole()
+        whole = joined(schedule_blocks(trace, mode))
     except (ConfigError, TraceError):
         return
     expected = outcome(ScheduleBlocks.of(whole), fabric)

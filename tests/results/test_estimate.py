@@ -12,7 +12,7 @@ import fabricsim as fs
 from fabricsim.engine.driver import Progress, Simulation
 from fabricsim.engine.folding import fold
 from fabricsim.results import estimate as module
-from fabricsim.results.estimate import Calibration, Estimate, estimate, hops_per_packet, most_packet_rows
+from fabricsim.results.estimate import Calibration, Estimate, Load, estimate, most_packet_rows
 from fabricsim.results.run import Workload, collective_sweep, load_trace, simulate
 from fabricsim.results.traffic import message_traffic
 from fabricsim.workloads.schedule import ScheduleBlocks
@@ -76,12 +76,13 @@ def test_memory_holds_the_tables_after_the_run(work: Workload, buffer: str, fold
     """Tables are as large as foretold, and packets in flight no larger, with scarce and with ample buffers."""
     fabric = changed_fabric("gpu-nvswitch", buffer=buffer)
     network, terminals = fabric.network(), np.arange(4, dtype=np.int32)
+    (schedule,) = (block.schedule for block in work.blocks)
     if folds:
-        folding = fold(network, [work.blocks.whole()], terminals)
+        folding = fold(network, [schedule], terminals)
         assert folding.folded
-        simulation = Simulation(folding.network, folding.schedule(work.blocks.whole()), terminals)
+        simulation = Simulation(folding.network, folding.schedule(schedule), terminals)
     else:
-        simulation = Simulation(network, work.blocks.whole(), terminals)
+        simulation = Simulation(network, schedule, terminals)
     simulation.run()
     packets_bytes = simulation.state.packets.nbytes
     memory = estimate(fabric, work, fold=folds).memory
@@ -96,12 +97,12 @@ def test_memory_holds_the_tables_after_the_run(work: Workload, buffer: str, fold
 def test_hops_and_tables_are_those_of_any_run(case: Case) -> None:
     """Whatever the network and the load: channels carry what is said, packets stay in bounds, other tables as long."""
     terminals = np.array(case.terminal_of_rank, np.int32)
-    traffic = message_traffic(case.network, case.schedule, terminals)
-    hops = hops_per_packet(case.network, traffic)
     simulation = Simulation(case.network, case.schedule, terminals, seed=case.seed)
     begin = simulation.state
-    most_rows, _ = most_packet_rows(case.network, traffic, hops, begin)
-    assert simulation.run().packet_hops == (traffic.packets * hops).sum()
+    load = Load(case.network, len(begin.domains))
+    load.add(message_traffic(case.network, case.schedule, terminals))
+    most_rows, _ = most_packet_rows(load, begin)
+    assert simulation.run().packet_hops == load.packet_hops
     assert len(simulation.state.packets) <= most_rows
     assert [len(rows) for rows in simulation.state._replace(packets=begin.packets)] == [len(rows) for rows in begin]
 
@@ -112,8 +113,9 @@ def test_memory_of_short_packets_is_theirs() -> None:
     schedule = small.one_operation(*((source, 0, 1) for source in (1, 2, 3) for _ in range(400)))
     simulation = Simulation(fabric.network(endpoint="ideal"), schedule, small.linear(schedule))
     simulation.run()
-    workload = Workload(ScheduleBlocks.of(schedule), {"kind": "schedule"})
-    memory = estimate(fabric, workload, endpoint="ideal", fold=False).memory
+    memory = estimate(
+        fabric, Workload(ScheduleBlocks.of(schedule), {"kind": "schedule"}), endpoint="ideal", fold=False
+    ).memory
     assert memory.packets_bytes >= simulation.state.packets.nbytes
 
 

@@ -17,6 +17,7 @@ from fabricsim.workloads.schedule import Schedule
 from fabricsim.workloads.schedule_check import check_schedule
 from fabricsim.workloads.trace import Clock, Trace, trace_from_rows
 from fabricsim.workloads.trace_check import check
+from tests.workloads.joined import joined
 
 Row = dict[str, Any]
 
@@ -50,7 +51,7 @@ def replayed(
     rows: Sequence[Row], *groups: Sequence[int], mode: Mode = "dependency", clock: Clock | None = ALIGNED
 ) -> Schedule:
     """Make the schedule of a trace and hold it against the rules of its tables."""
-    schedule = schedule_blocks(trace_of(rows, *groups, clock=clock), mode).whole()
+    schedule = joined(schedule_blocks(trace_of(rows, *groups, clock=clock), mode))
     check_schedule(schedule)
     return schedule
 
@@ -555,7 +556,7 @@ def test_recorded_time_of_an_operation_leaves_waiting_out(
 def test_recorded_times_of_the_dlrm_trace() -> None:
     """The transfer times that traces/README.md lists, in whole microseconds, for the eight collectives in order."""
     trace = Trace.open(Path(__file__).parents[2] / "traces" / "dlrm-8rank.arrow")
-    schedule = schedule_blocks(trace).whole()
+    schedule = joined(schedule_blocks(trace))
     check_schedule(schedule)
     recorded_us = [(o.recorded_ps or 0) // 1_000_000 for o in schedule.operations]
     assert recorded_us == [11, 8, 8, 8, 87, 11, 23, 69]

@@ -19,6 +19,7 @@ from fabricsim.workloads.replay import MODES, Mode, schedule_blocks
 from fabricsim.workloads.schedule import NO_BEGIN_PS, Messages, Schedule, ScheduleBlock, ScheduleBlocks, Tasks
 from fabricsim.workloads.schedule_check import check_schedule
 from fabricsim.workloads.trace import Trace, check
+from tests.workloads.joined import joined
 from tests.workloads.trace_cases import (
     all_reduce,
     compute,
@@ -87,7 +88,7 @@ def whole_or_refusal(trace: Trace, mode: Mode, max_operations: int) -> Schedule 
     except (ConfigError, TraceError) as error:
         return str(error)
     assert_tied(blocks)
-    return blocks.whole()
+    return joined(blocks)
 
 
 def assert_same_in_blocks(trace: Trace, mode: Mode, sizes: Sequence[int], piece_rows: int) -> None:
@@ -147,10 +148,10 @@ def test_a_block_holds_all_that_its_operations_wait_for() -> None:
 
 def test_a_whole_schedule_is_one_block() -> None:
     """What is not read from a trace is taken as it is."""
-    schedule = schedule_blocks(pair_trace(all_reduce())).whole()
+    schedule = joined(schedule_blocks(pair_trace(all_reduce())))
     blocks = ScheduleBlocks.of(schedule)
     (block,) = assert_tied(blocks)
-    assert block.schedule is schedule is blocks.whole()
+    assert block.schedule is schedule is joined(blocks)
 
 
 @pytest.mark.usefixtures("_small_pieces")
@@ -164,7 +165,7 @@ def test_ends_that_lie_far_apart_belong_together() -> None:
     assert check(trace).transfers == 1
     blocks = schedule_blocks(trace, max_operations=1)
     made = assert_tied(blocks)
-    schedule = blocks.whole()
+    schedule = joined(blocks)
     assert schedule.operations[0].ranks == (0, 1)
     assert len(made) == 103 - (100 - 60)  # from the row that names the last one to that one it is one block
     first = schedule.tasks.predecessor_first
