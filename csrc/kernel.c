@@ -17,6 +17,7 @@
 #define MASK32 0xFFFFFFFF
 #define RUN 16 /* insertion sort up to here, then merges */
 #define AHEAD 2 /* channels whose first packets are fetched before their turn: the kernel waits for memory otherwise */
+#define PARTS_AHEAD 8 /* parts that are fetched before their turn */
 #define INDEX_BITS 31
 #define INDEX_MASK (((int64_t)1 << INDEX_BITS) - 1)
 
@@ -169,13 +170,8 @@ INLINE void eject_packet(fabric_state *state, int64_t domain, int64_t channel, i
     if (packets_left == 0) {
         state->parts[part].complete_ps = end_ps;
         if (state->clock->defers == 1) {
-            state->parts[part].next_complete = NONE;
-            if (owner->complete_first == NONE) {
-                owner->complete_first = part;
-            } else {
-                state->parts[owner->complete_last].next_complete = part;
-            }
-            owner->complete_last = part;
+            state->complete[row->first_part + owner->num_complete].message = message;
+            owner->num_complete += 1;
         } else {
             complete_part(state, part, message);
         }
@@ -775,13 +771,8 @@ INLINE void end_share(fabric_state *state, int64_t domain, int64_t injector, int
     int64_t part = state->channels[row->channel].first_part + message;
     state->parts[part].sent_ps = sent_ps;
     if (state->clock->defers == 1) {
-        state->parts[part].next_sent = NONE;
-        if (owner->sent_first == NONE) {
-            owner->sent_first = part;
-        } else {
-            state->parts[owner->sent_last].next_sent = part;
-        }
-        owner->sent_last = part;
+        state->sent[part - message + owner->num_sent].message = message;
+        owner->num_sent += 1;
     } else {
         send_part(state, part, message);
     }
@@ -1119,18 +1110,29 @@ static void end_parts(fabric_state *state)
     clock_row *clock = state->clock;
     for (int64_t domain = 0; domain < clock->num_domains; domain++) {
         domain_row *row = &state->domains[domain];
-        int64_t part = row->sent_first;
-        while (part != NONE) {
-            send_part(state, part, part % clock->num_messages);
-            part = state->parts[part].next_sent;
+        int64_t first = domain * clock->num_messages; /* its parts, for it is a plane */
+        int64_t end = first + row->num_sent;
+        for (int64_t place = first; place < end; place++) {
+            if (place + PARTS_AHEAD < end) {
+                int64_t soon = state->sent[place + PARTS_AHEAD].message;
+                PREFETCH(state->parts, first + soon);
+                PREFETCH(state->messages, soon);
+            }
+            int64_t message = state->sent[place].message;
+            send_part(state, first + message, message);
         }
-        row->sent_first = NONE;
-        part = row->complete_first;
-        while (part != NONE) {
-            complete_part(state, part, part % clock->num_messages);
-            part = state->parts[part].next_complete;
+        row->num_sent = 0;
+        end = first + row->num_complete;
+        for (int64_t place = first; place < end; place++) {
+            if (place + PARTS_AHEAD < end) {
+                int64_t soon = state->complete[place + PARTS_AHEAD].message;
+                PREFETCH(state->parts, first + soon);
+                PREFETCH(state->messages, soon);
+            }
+            int64_t message = state->complete[place].message;
+            complete_part(state, first + message, message);
         }
-        row->complete_first = NONE;
+        row->num_complete = 0;
     }
 }
 

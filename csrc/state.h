@@ -80,11 +80,9 @@ typedef struct {
     int64_t num_free_packets; /* length of the list of free packets */
     uint32_t free_packet; /* head of the list of free packets */
     uint32_t free_share; /* head of the list of free shares */
-    uint32_t sent_first; /* parts that were sent in this epoch, a list */
-    uint32_t sent_last; /* the last of them */
-    uint32_t complete_first; /* parts whose last packet got its delivery time in this epoch, a list */
-    uint32_t complete_last; /* the last of them */
-    char filling[40];
+    uint32_t num_sent; /* parts that were sent in this epoch: length of its list in sent */
+    uint32_t num_complete; /* parts whose last packet got its delivery time in this epoch: of that in complete */
+    char filling[48];
 } domain_row;
 
 /* terminals: what a terminal is beside its channels */
@@ -251,14 +249,22 @@ typedef struct {
     int64_t first_injection_ps; /* start of its first packet */
     int64_t sent_ps; /* end of the injection time of its last packet */
     int64_t complete_ps; /* its last delivery */
-    uint32_t next_sent; /* next part of the domain's list */
-    uint32_t next_complete; /* next part of the domain's list */
 } part_row;
 
 /* counts: by row of parts; apart because each delivery counts */
 typedef struct {
     uint32_t packets_left; /* not yet delivered */
 } count_row;
+
+/* sent: by row of parts: the list of a domain */
+typedef struct {
+    uint32_t message;
+} sent_row;
+
+/* complete: by row of parts: the list of a domain */
+typedef struct {
+    uint32_t message;
+} complete_row;
 
 /* followers: messages that wait for messages */
 typedef struct {
@@ -330,6 +336,8 @@ typedef struct {
     message_row *messages;
     part_row *parts;
     count_row *counts;
+    sent_row *sent;
+    complete_row *complete;
     follower_row *followers;
     task_row *tasks;
     send_row *sends;

@@ -90,7 +90,7 @@ def check_packets(state: State, waiting: Int64) -> None:
     left = state.counts["packets_left"].reshape(-1, max(1, len(messages)))
     delivered = (per_share - left).sum(axis=0) if len(messages) else per_share
     complete = ((left == 0) & (per_share > 0)).sum(axis=0) if len(messages) else per_share
-    complete -= pending(state, "complete_first", "next_complete")
+    complete -= listed(state, "complete")
     require(bool((complete == messages["num_shares"] - messages["parts_left"]).all()), "a message counts wrong parts")
     injected = injected_packets(state, per_share)
     arrived = np.bincount(state.packets["message"][waiting], minlength=len(messages))
@@ -282,7 +282,7 @@ def every_row(table: Rows, owners: Rows, first: str, last: str) -> Int64:
 def injected_packets(state: State, per_share: Int64) -> Int64:
     """Return per message how many packets have started, from the shares that are done, under way or still to come."""
     messages, full = state.messages, state.clock["max_payload_bytes"][0]
-    sent = messages["num_shares"] - messages["shares_left"] + pending(state, "sent_first", "next_sent")
+    sent = messages["num_shares"] - messages["shares_left"] + listed(state, "sent")
     injected: Int64 = sent * per_share
     for first in np.concatenate([state.injectors["ring_first"], state.injectors["waiting_first"]]):
         for index in walk(state.shares, first):
@@ -292,10 +292,10 @@ def injected_packets(state: State, per_share: Int64) -> Int64:
     return injected
 
 
-def pending(state: State, first: str, following: str) -> Int64:
+def listed(state: State, name: str) -> Int64:
     """Return per message how many of its parts are in the lists of the domains, to be handled when the epoch ends."""
     found = np.zeros(len(state.messages), np.int64)
-    for domain in state.domains:
-        for part in walk(state.parts, domain[first], following):
-            found[part % len(found)] += 1
+    rows = getattr(state, name)["message"].reshape(-1, max(1, len(found)))
+    for row, count in zip(rows, state.domains[f"num_{name}"], strict=False):
+        found += np.bincount(row[:count], minlength=len(found))
     return found

@@ -173,12 +173,8 @@ def eject_packet(
     if packets_left == 0:
         state.parts[part]["complete_ps"] = end_ps
         if state.clock[0]["defers"] == 1:
-            state.parts[part]["next_complete"] = NONE
-            if owner["complete_first"] == NONE:
-                owner["complete_first"] = part
-            else:
-                state.parts[owner["complete_last"]]["next_complete"] = part
-            owner["complete_last"] = part
+            state.complete[int64(row["first_part"]) + int64(owner["num_complete"])]["message"] = message
+            owner["num_complete"] += 1
         else:
             complete_part(state, part, message)
 
@@ -730,12 +726,8 @@ def end_share(state: State, domain: int, injector: int, index: int, sent_ps: int
     part = state.channels[row["channel"]]["first_part"] + message
     state.parts[part]["sent_ps"] = sent_ps
     if state.clock[0]["defers"] == 1:
-        state.parts[part]["next_sent"] = NONE
-        if owner["sent_first"] == NONE:
-            owner["sent_first"] = part
-        else:
-            state.parts[owner["sent_last"]]["next_sent"] = part
-        owner["sent_last"] = part
+        state.sent[part - message + int64(owner["num_sent"])]["message"] = message
+        owner["num_sent"] += 1
     else:
         send_part(state, part, message)
 
@@ -1016,16 +1008,15 @@ def end_parts(state: State) -> None:
     clock = state.clock[0]
     for domain in range(clock["num_domains"]):
         row = state.domains[domain]
-        part = int64(row["sent_first"])
-        while part != NONE:
-            send_part(state, part, part % clock["num_messages"])
-            part = int64(state.parts[part]["next_sent"])
-        row["sent_first"] = NONE
-        part = int64(row["complete_first"])
-        while part != NONE:
-            complete_part(state, part, part % clock["num_messages"])
-            part = int64(state.parts[part]["next_complete"])
-        row["complete_first"] = NONE
+        first = domain * clock["num_messages"]  # its parts, for it is a plane
+        for place in range(first, first + int64(row["num_sent"])):
+            message = int64(state.sent[place]["message"])
+            send_part(state, first + message, message)
+        row["num_sent"] = 0
+        for place in range(first, first + int64(row["num_complete"])):
+            message = int64(state.complete[place]["message"])
+            complete_part(state, first + message, message)
+        row["num_complete"] = 0
 
 
 @jit

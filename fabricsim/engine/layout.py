@@ -158,10 +158,10 @@ TABLES = (
             Field("num_free_packets", "i8", "length of the list of free packets"),
             Field("free_packet", "u4", "head of the list of free packets"),
             Field("free_share", "u4", "head of the list of free shares"),
-            Field("sent_first", "u4", "parts that were sent in this epoch, a list"),
-            Field("sent_last", "u4", "the last of them"),
-            Field("complete_first", "u4", "parts whose last packet got its delivery time in this epoch, a list"),
-            Field("complete_last", "u4", "the last of them"),
+            Field("num_sent", "u4", "parts that were sent in this epoch: length of its list in sent"),
+            Field(
+                "num_complete", "u4", "parts whose last packet got its delivery time in this epoch: of that in complete"
+            ),
         ),
         own_lines=True,
     ),
@@ -361,8 +361,6 @@ TABLES = (
             Field("first_injection_ps", "i8", "start of its first packet"),
             Field("sent_ps", "i8", "end of the injection time of its last packet"),
             Field("complete_ps", "i8", "its last delivery"),
-            Field("next_sent", "u4", "next part of the domain's list"),
-            Field("next_complete", "u4", "next part of the domain's list"),
         ),
     ),
     Table(
@@ -371,6 +369,8 @@ TABLES = (
         "by row of parts; apart because each delivery counts",
         (Field("packets_left", "u4", "not yet delivered"),),
     ),
+    Table("sent", "sent_row", "by row of parts: the list of a domain", (Field("message", "u4", ""),)),
+    Table("complete", "complete_row", "by row of parts: the list of a domain", (Field("message", "u4", ""),)),
     Table("followers", "follower_row", "messages that wait for messages", (Field("message", "u4", ""),)),
     Table(
         "tasks",
@@ -438,6 +438,8 @@ class State(NamedTuple):
     messages: Rows
     parts: Rows
     counts: Rows
+    sent: Rows
+    complete: Rows
     followers: Rows
     tasks: Rows
     sends: Rows

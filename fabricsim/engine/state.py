@@ -105,7 +105,8 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     clock["num_domains"] = len(domains)
     injectors["domain"] = network.channels.plane[injectors["channel"]] if defers else 0
     shares = share_rows(network, domains, injectors, int(np.count_nonzero(messages["share_bytes"])))
-    parts, counts = part_rows(network, messages)
+    counts = part_rows("counts", network, len(messages))
+    counts["packets_left"].reshape(network.num_planes, -1)[:] = share_packets(network, messages)
     wakes = rows("wakes", len(channels))
     wakes["wake_ps"] = NEVER
     clock["num_banks"] = num_banks = len(domains) * banks_apart(domains)
@@ -132,8 +133,10 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
         shares=shares,
         timers=timers,
         messages=messages,
-        parts=parts,
+        parts=part_rows("parts", network, len(messages)),
         counts=counts,
+        sent=part_rows("sent", network, len(messages)),
+        complete=part_rows("complete", network, len(messages)),
         followers=followers,
         tasks=tasks,
         sends=sends,
@@ -313,8 +316,7 @@ def domain_rows(network: Network, starts: Int64, defers: bool) -> Rows:
     domains["first_bank"] = np.arange(count) * banks_apart(domains)
     limit_starts(network, domains, starts, defers)
     domains["first_latency"] = np.arange(count) * LATENCY_ROWS
-    for name in ("free_packet", "free_share", "sent_first", "sent_last", "complete_first", "complete_last"):
-        domains[name] = NONE
+    domains["free_packet"] = domains["free_share"] = NONE
     return domains
 
 
@@ -351,10 +353,10 @@ def share_rows(network: Network, domains: Rows, injectors: Rows, num_messages: i
     return shares
 
 
-def part_rows(network: Network, messages: Rows) -> tuple[Rows, Rows]:
-    """Return the tables of parts and counts."""
-    counts = column("counts", "packets_left", np.tile(share_packets(network, messages), network.num_planes))
-    return rows("parts", len(counts))[: len(counts)], counts
+def part_rows(name: str, network: Network, num_messages: int) -> Rows:
+    """Return a zeroed table by part: plane by plane, a row per message."""
+    count = network.num_planes * num_messages
+    return rows(name, count)[:count]
 
 
 def share_packets(network: Network, messages: Rows) -> Int64:

@@ -22,6 +22,7 @@ from fabricsim.engine.state import (
     link_edges,
     message_rows,
     num_timers,
+    part_rows,
     rows,
     scratch_rows,
     share_packets,
@@ -38,8 +39,11 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-#: The tables in which each block has rows of its own; ``parts`` and ``counts`` follow ``messages``.
+#: The tables in which each block has rows of its own.
 TABLES = ("messages", "followers", "tasks", "sends", "successors")
+
+#: The tables that have a row per message and plane.
+PART_TABLES = ("parts", "counts", "sent", "complete")
 
 
 @dataclass(frozen=True)
@@ -254,10 +258,9 @@ class Work:
         clear(name, tables[name], slice(old, count))
         if name == "messages":
             planes = self._network.num_planes
-            for part in ("parts", "counts"):
-                table = rows(part, planes * count)
-                table.reshape(planes, count)[:, :old] = getattr(state, part).reshape(planes, old)
-                tables[part] = table
+            for part in PART_TABLES:
+                tables[part] = part_rows(part, self._network, count)
+                tables[part].reshape(planes, count)[:, :old] = getattr(state, part).reshape(planes, old)
             state.clock["num_messages"] = count
             state.channels["first_part"] = self._network.channels.plane.astype(np.int64) * count
         state = state._replace(**tables)
