@@ -224,6 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = build_parser().parse_args(argv)
     args.command_line = shlex.join(["fabricsim", *argv])
+    # Nothing here multiplies matrices, and the threads that NumPy's OpenBLAS starts for that take time from the rest.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         with _terminable():
             code: int = args.function(args) or 0

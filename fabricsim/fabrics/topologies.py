@@ -368,15 +368,17 @@ def _dependencies(network: Network) -> tuple[Int64, Int64]:
     # Sets of destinations as bits: two channels depend on each other if their sets meet.
     carried_bits, offered_bits = np.packbits(carried, axis=1), np.packbits(offered, axis=1)
     by_source = np.argsort(channels.source_node, kind="stable")
-    first_output = np.searchsorted(channels.source_node[by_source], np.arange(network.num_nodes + 1))
+    switches = np.arange(num_terminals, network.num_nodes + 1)
+    first_input = np.searchsorted(channels.target_node[by_target], switches)
+    first_output = np.searchsorted(channels.source_node[by_source], switches)
     before: list[Int64] = []
     after: list[Int64] = []
-    for channel in np.flatnonzero(channels.target_node >= num_terminals):
-        switch = channels.target_node[channel]
+    for switch in range(network.num_switches):
+        inputs = by_target[first_input[switch] : first_input[switch + 1]]
         outputs = by_source[first_output[switch] : first_output[switch + 1]]
-        taken = outputs[(offered_bits[outputs] & carried_bits[channel]).any(axis=1)]
-        before.append(np.full(len(taken), channel, np.int64))
-        after.append(taken)
+        meet = (carried_bits[inputs][:, None] & offered_bits[outputs]).any(axis=2)
+        before.append(np.repeat(inputs, np.count_nonzero(meet, axis=1)))
+        after.append(outputs[np.nonzero(meet)[1]])
     return np.concatenate(before), np.concatenate(after)
 
 

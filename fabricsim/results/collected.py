@@ -25,7 +25,7 @@ LOCAL = ("compute", "wait")  #: operations that move nothing by their nature
 
 
 class Collected:
-    """The tables, sums and digest of a run.
+    """The tables, sums and digest of a run; *routes* are those of its network.
 
     Attributes
     ----------
@@ -43,10 +43,10 @@ class Collected:
         Which algorithms were simulated in the place of recorded ones, as sentences.
     """
 
-    def __init__(self, network: Network, terminal_of_rank: Int32) -> None:
+    def __init__(self, network: Network, routes: Routes, terminal_of_rank: Int32) -> None:
         self._network = network
         self._terminal_of_rank = terminal_of_rank
-        self._routes = find_routes(network)
+        self._routes = routes
         self._due = Due(network)
         self._digest = Digest()
         self._in_flight = BusyTime()
@@ -86,7 +86,7 @@ class Collected:
     @classmethod
     def of(cls, network: Network, schedule: Schedule, terminal_of_rank: Int32, record: BlockRecord) -> Collected:
         """Take a whole schedule."""
-        collected = cls(network, terminal_of_rank)
+        collected = cls(network, find_routes(network), terminal_of_rank)
         collected._take(schedule, 0, record)
         return collected
 

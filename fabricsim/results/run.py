@@ -164,7 +164,8 @@ def simulate(
         folding = fold_planes(network, (block.schedule for block in blocks), terminals)
     else:
         folding = unfolded(network, "switched off")
-    collected = Collected(network, terminals)
+    # Planes that are folded are alike, so the routes of those that are left are all kinds that there are.
+    collected = Collected(network, find_routes(folding.network), terminals)
     try:
         record = run_blocks(
             folding.network,
