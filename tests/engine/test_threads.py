@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -213,7 +214,15 @@ def test_an_error_leaves_no_thread_behind(error: type[BaseException], in_main: b
     assert_same(run.run(), ring(1).run())
 
 
-@pytest.mark.usefixtures("_all_epochs_shared")
+@pytest.fixture
+def _ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt, which it does not in what a script starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_all_epochs_shared", "_ctrl_c")
 def test_ctrl_c_ends_all_threads() -> None:
     """A signal reaches the main thread while each thread is in its turn; both end, and the run can go on."""
     run = ring(2)
