@@ -66,7 +66,7 @@ class Threads:
                 if code != Code.SLICE:
                     return code
             before = int(state.domains["hops"].sum())
-            turns = Turns(self._run, state, until_s)
+            turns = Turns(self._run, state, until_s, self._count)
             helpers = self._count - 1 if self._last_hops >= WORTH_HOPS else 0
             waiting: list[Future[None]] = []
             try:
@@ -86,12 +86,16 @@ class Threads:
 
 
 class Turns:
-    """Who runs which domain next: always the one that is farthest behind, so that no thread is left without work."""
+    """Who runs which domain next: the one that is farthest behind, so that no thread is left without work at the end.
 
-    def __init__(self, run: Run, state: State, until_s: float) -> None:
+    While many wait a thread stays with its domain, which it has in its cache.
+    """
+
+    def __init__(self, run: Run, state: State, until_s: float, count: int) -> None:
         self._run = run
         self._state = state
         self._until_s = until_s
+        self._many = 2 * count
         self._lock = threading.Condition()
         self._helping = 0
         self._behind = [(int(start), domain) for domain, start in enumerate(state.domains["window_start_ps"])]
@@ -120,17 +124,22 @@ class Turns:
 
     def take(self) -> None:
         """Run domains, turn by turn, until none is left or something has to be done between turns."""
+        domain = -1
         while True:
             with self._lock:
-                if self.code != Code.DONE or not self._behind:
+                if self.code != Code.DONE or (domain < 0 and not self._behind):
                     return
                 if time.monotonic() >= self._until_s:
                     self.code = Code.SLICE
                     return
-                _, domain = heapq.heappop(self._behind)
+                if domain < 0:
+                    _, domain = heapq.heappop(self._behind)
             code = Code(self._run(self._state, domain, TURN_EVENTS))
             with self._lock:
-                if code == Code.SLICE:
-                    heapq.heappush(self._behind, (int(self._state.domains["window_start_ps"][domain]), domain))
-                elif code != Code.DONE:
+                if code not in (Code.SLICE, Code.DONE):
                     self.code = code
+                elif code == Code.SLICE and len(self._behind) >= self._many:
+                    continue  # with the same domain
+                elif code == Code.SLICE:
+                    heapq.heappush(self._behind, (int(self._state.domains["window_start_ps"][domain]), domain))
+                domain = -1

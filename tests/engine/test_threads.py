@@ -149,6 +149,26 @@ def test_two_threads_are_in_the_kernel_at_once() -> None:
     assert_same(run.record(), ring(1).run())
 
 
+@pytest.mark.usefixtures("_all_epochs_shared")
+@pytest.mark.parametrize("num_threads", [2, 5])
+def test_no_domain_is_in_two_threads(num_threads: int) -> None:
+    """A thread that stays with its domain, while many others wait, does not offer it to another thread."""
+    run = ring(num_threads)
+    kernel = backends.load(run.kernel)
+    taken: list[int] = []
+
+    def note(state: State, part: int, max_events: int) -> int:
+        assert part not in taken
+        taken.append(part)
+        try:
+            return kernel(state, part, max_events)
+        finally:
+            taken.remove(part)
+
+    assert advance_to_end(run, note, num_threads) == Code.DONE
+    assert_same(run.record(), ring(1).run())
+
+
 def test_small_epochs_stay_on_one_thread() -> None:
     """A run whose epochs have few packets each stays on one thread: to wake another takes longer than to run them."""
     schedule = collective("send_recv", size="64KiB", ranks=2)
