@@ -126,6 +126,14 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--routing", metavar="NAME", help="spray or deterministic (default: the fabric's)")
     common.add_argument("--packet", metavar="NAME", help="packet format of the fabric (default: the fabric's)")
     common.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a number of the fabric by its key, as fabricsim fabrics NAME lists it; repeatable",
+    )
+    common.add_argument("--racks", type=int, metavar="N", help="join N racks or supernodes by their scale-out network")
+    common.add_argument(
         "--placement",
         metavar="HOW",
         help="linear, scatter or a file with a terminal per rank (default: as the trace recorded it, else linear)",
@@ -275,11 +283,11 @@ def _fabrics(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from fabricsim.fabrics import load_fabric
+    from fabricsim.fabrics import load_fabric, parse_overrides
     from fabricsim.results import console
     from fabricsim.results.run import collective_sweep
 
-    fabric = load_fabric(args.fabric)
+    fabric = load_fabric(args.fabric).with_overrides(parse_overrides(args.set, racks=args.racks))
     workloads = collective_sweep(
         args.collective,
         sizes=args.size,
@@ -293,11 +301,12 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _replay(args: argparse.Namespace) -> None:
-    from fabricsim.fabrics import load_fabric
+    from fabricsim.fabrics import load_fabric, parse_overrides
     from fabricsim.results import console
     from fabricsim.results.run import load_trace
 
-    fabrics = [load_fabric(name) for name in args.fabric]
+    overrides = parse_overrides(args.set, racks=args.racks)
+    fabrics = [load_fabric(name).with_overrides(overrides) for name in args.fabric]
     workload = load_trace(args.trace, mode=args.mode)
     _simulate(args, [(fabric, workload) for fabric in fabrics], console.replay_answer)
 

@@ -215,6 +215,31 @@ def test_routing_is_chosen_where_there_is_a_choice(capsys: pytest.CaptureFixture
     assert json.loads(out)["fabric"]["routing"] == "deterministic"
 
 
+def test_numbers_of_the_fabric_are_set(capsys: pytest.CaptureFixture[str], fabric: str, trace: str) -> None:
+    """``--set`` changes the run and is shown in the header; of several fabrics each must have the key."""
+    argv = ("run", fabric, "all_to_all", "--size", "4KiB", *PYTHON_KERNEL)
+    code, out, _ = run_cli(capsys, *argv, "--set", "terminal.slots=1", "--set", "link.gpu-nvswitch.latency = 1us")
+    assert code == 0
+    assert "\nset by the user: terminal.slots = 1\nset by the user: link.gpu-nvswitch.latency = 1us\n" in out
+    assert "terminal.slots" in refused(capsys, 2, *argv, "--set", "terminal.slot=1")
+    replay = ("replay", trace, "--fabric", fabric, "--fabric", "cloudmatrix384", *PYTHON_KERNEL)
+    assert "cloudmatrix384: it has no quantity 'link.gpu-nvswitch.latency'" in refused(
+        capsys, 2, *replay, "--set", "link.gpu-nvswitch.latency=1us"
+    )
+    code, out, _ = run_cli(capsys, *replay, "--set", "terminal.launch_latency=1us")
+    assert (code, out.count("  set by the user: terminal.launch_latency = 1us\n")) == (0, 2)
+
+
+def test_racks_are_joined(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
+    """``--racks`` doubles the terminals of a fabric that has a scale-out network; without one there is no such key."""
+    argv = ("--size", "64KiB", "--ranks", "4", "--placement", "scatter", *PYTHON_KERNEL)
+    code, out, _ = run_cli(capsys, "run", "nvl72", "all_to_all", *argv, "--racks", "2")
+    assert code == 0
+    assert "on nvl72 (144 terminals" in out
+    assert "set by the user: scale_out.racks = 2\n" in out
+    assert "no quantity 'scale_out.racks'" in refused(capsys, 2, "run", fabric, "all_to_all", *argv, "--racks", "2")
+
+
 def test_replay_shows_recorded_beside_simulated(capsys: pytest.CaptureFixture[str], fabric: str, trace: str) -> None:
     """Each collective with its recorded and its simulated time, latencies, utilization, the busiest class."""
     code, out, err = run_cli(capsys, "replay", trace, "--fabric", fabric, "--fabric", "nvl72", *PYTHON_KERNEL)

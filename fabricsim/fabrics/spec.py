@@ -11,7 +11,7 @@ import json
 import os
 import tomllib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib import resources
@@ -26,6 +26,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -34,11 +35,17 @@ from pydantic_core import PydanticCustomError
 
 from fabricsim.errors import ConfigError, unknown
 from fabricsim.fabrics.complaints import Complaint, refusal, translate
+from fabricsim.fabrics.links import Node, link_classes, linked, node_of
+from fabricsim.fabrics.mesh import Dimension, mesh
 from fabricsim.fabrics.network import Endpoint, Network, PacketFormat
-from fabricsim.fabrics.topologies import ROUTINGS, Link, Tier, check_acyclic, clos, full_mesh
+from fabricsim.fabrics.overrides import put_in, refuse_unknown
+from fabricsim.fabrics.parts import package_and_racks
+from fabricsim.fabrics.topologies import ROUTINGS, Link, Tier, check_acyclic, check_link, clos, full_mesh
 from fabricsim.units import parse_bandwidth, parse_bytes, parse_time_ps, ps_per_byte, split_quantity
 
 UNLIMITED = "unlimited"
+#: What joins racks: a switch for each rail, and spines that join these.
+SCALE_OUT_TIERS = ("rail", "spine")
 ENDPOINTS = ("fitted", "ideal")
 _CATALOG = resources.files("fabricsim.fabrics") / "catalog"
 
@@ -158,6 +165,43 @@ class FullMeshTable(Table):
     terminals: Count
 
 
+class MeshTable(Table):
+    """``[topology]`` of an n-dimensional full mesh: ``switch`` names the forwarding switch that each terminal has."""
+
+    kind: Literal["mesh"]
+    switch: LevelName
+    dimensions: Annotated[tuple[LevelName, ...], Field(strict=False, min_length=1)]
+
+
+class LinksTable(Table):
+    """``[topology]`` of an explicit list of links between named nodes."""
+
+    kind: Literal["links"]
+    terminals: Count
+    links: Annotated[tuple[Annotated[tuple[Text, Text], Field(strict=False)], ...], Field(strict=False, min_length=1)]
+
+    def nodes(self, terminal_name: str) -> list[tuple[Node, Node]]:
+        """Read the ends of all links; ``ConfigError`` for a name that is no node."""
+        count = self.terminals.exact
+        return [(node_of(a, terminal_name, count), node_of(b, terminal_name, count)) for a, b in self.links]
+
+
+class PackageTable(Table):
+    """``[package]``: so many terminals, neighbours in number, are joined pairwise by channels of their own."""
+
+    terminals: Count
+    copy_rate: Limit
+
+
+class ScaleOutTable(Table):
+    """``[scale_out]``: what joins so many copies of the topology, a switch per rail and spines above these."""
+
+    racks: Count
+    rails: Count
+    spines_per_rack: Count
+    copy_rate: Limit
+
+
 class DefaultsTable(Table):
     """``[defaults]``: what a run uses unless it is told otherwise. ``routing`` stands where there is a choice."""
 
@@ -181,6 +225,12 @@ class TierTable(Table):
 
     children: Count
     parents: Count
+
+
+class DimensionTable(Table):
+    """``[dimension.NAME]``: how many terminals stand on each line of a mesh in this dimension."""
+
+    size: Count
 
 
 class LinkTable(Table):
@@ -227,12 +277,18 @@ class FabricSpec(Table):
     name: Name
     title: Text
     description: Text
-    topology: Annotated[ClosTable | FullMeshTable, Field(discriminator="kind")]
+    topology: Annotated[ClosTable | FullMeshTable | MeshTable | LinksTable, Field(discriminator="kind")]
+    package: PackageTable | None = None
+    scale_out: ScaleOutTable | None = None
     defaults: DefaultsTable
     terminal: TerminalTable
     tier: dict[LevelName, TierTable] = {}
+    dimension: dict[LevelName, DimensionTable] = {}
     link: dict[str, LinkTable]
     packet: Annotated[dict[Name, PacketTable], Field(min_length=1)]
+    # What `with_overrides` set, and in what.
+    _overrides: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    _original: FabricSpec | None = PrivateAttr(None)
 
     @classmethod
     def from_toml(cls, text: str, *, origin: str) -> Self:
@@ -256,22 +312,40 @@ class FabricSpec(Table):
         if contradictions := list(spec._contradictions()):
             raise refusal(origin, contradictions)
         try:
+            spec._check_parts()
             # The planes of a fabric are alike and share no switch, so one shows whether all can be built.
             networks = [spec._build(packet, spec._routing, "fitted", num_planes=1) for packet in spec.packet]
-            check_acyclic(networks[0])
+            if not isinstance(spec.topology, MeshTable):  # dimension order has no cycles, and many channels
+                check_acyclic(networks[0])
         except ConfigError as error:
             raise ConfigError(f"{origin}: {error}") from None
+        if isinstance(spec.topology, LinksTable):
+            has_choice = bool((networks[0].route_count > 1).any()) or spec.scale_out is not None
+            if faults := list(spec._routing_faults(has_choice)):
+                raise refusal(origin, faults)
         return spec
 
     def _contradictions(self) -> Iterator[Complaint]:
         """Find what each table alone cannot show."""
-        tiers = self._tiers
-        for tier in self.tier.keys() - set(tiers):
-            yield Complaint(f"tier.{tier}", unknown("tier of the topology", tier, tiers))
-        for tier in tiers:
-            if tier not in self.tier:
-                yield Complaint(f"tier.{tier}", f"is missing, topology.tiers names it; add a table [tier.{tier}]")
-        ups, downs = self._channel_classes()
+        topology = self.topology
+        levels: tuple[tuple[str, tuple[str, ...], Mapping[str, Table]], ...] = (
+            ("tier", self._tiers, self.tier),
+            ("dimension", topology.dimensions if isinstance(topology, MeshTable) else (), self.dimension),
+        )
+        for kind, names, tables in levels:
+            for name in tables.keys() - set(names):
+                yield Complaint(f"{kind}.{name}", unknown(f"{kind} of the topology", name, names))
+            for name in names:
+                if name not in tables:
+                    words = f"is missing, topology.{kind}s names it; add a table [{kind}.{name}]"
+                    yield Complaint(f"{kind}.{name}", words)
+        if self.package is not None and isinstance(topology, FullMeshTable):
+            yield Complaint("package", "a full mesh joins all terminals already; drop it, or take another topology")
+        try:
+            ups, downs = self._channel_classes()
+        except ConfigError as error:
+            yield Complaint("topology.links", str(error))
+            return
         for name in self.link.keys() - {*ups, *downs}:
             yield Complaint(f"link.{name}", unknown("channel class", name, [*ups, *downs]))
         for name in ups:
@@ -281,10 +355,38 @@ class FabricSpec(Table):
                 )
         if self.defaults.packet not in self.packet:
             yield Complaint("defaults.packet", unknown("packet format", self.defaults.packet, self.packet))
-        choice = any(self.tier[tier].parents.exact > 1 for tier in tiers if tier in self.tier)
-        if choice and self.defaults.routing is None:
+        if not isinstance(topology, LinksTable):  # of which it shows when it is built
+            tiers_choose = any(self.tier[tier].parents.exact > 1 for tier in self._tiers if tier in self.tier)
+            yield from self._routing_faults(tiers_choose or self.scale_out is not None)
+
+    def _check_parts(self) -> None:
+        """Refuse parts that do not fit the topology; what joins racks is not built while there is one."""
+        per_rack = self._terminals_per_rack
+        if self.package is not None and (per_rack % (size := self.package.terminals.exact) or not 1 < size < per_rack):
+            raise ConfigError(
+                f"package.terminals is {size}, but packages of that size do not make up the {per_rack} terminals of "
+                "the topology; choose a divisor above 1"
+            )
+        if self.scale_out is None:
+            return
+        if per_rack % (rails := self.scale_out.rails.exact):
+            raise ConfigError(
+                f"scale_out.rails is {rails}, but rails have equal numbers of the {per_rack} terminals of a rack; "
+                "choose a divisor"
+            )
+        if clash := {self.terminal.name, *self._tiers}.intersection(SCALE_OUT_TIERS):
+            raise ConfigError(f"the scale-out network has a tier {', '.join(clash)} of its own; rename the other one")
+        ups, downs = _both_ways(pairwise((self.terminal.name, *SCALE_OUT_TIERS)))
+        for packet in self.packet:
+            for up, down in zip(ups, downs, strict=True):
+                check_link(self.name, up, self.link[up].link(), self._packet_format(packet))
+                check_link(self.name, down, self._way_back(up, down), self._packet_format(packet))
+
+    def _routing_faults(self, has_choice: bool) -> Iterator[Complaint]:
+        """Hold ``defaults.routing`` against whether a switch may have a choice."""
+        if has_choice and self.defaults.routing is None:
             yield Complaint("defaults.routing", f"is missing; switches have a choice here: {' or '.join(ROUTINGS)}")
-        if not choice and self.defaults.routing is not None:
+        if not has_choice and self.defaults.routing is not None:
             yield Complaint(
                 "defaults.routing", f"found {self.defaults.routing!r}, but each pair has one path per plane; drop it"
             )
@@ -299,19 +401,72 @@ class FabricSpec(Table):
         return self.defaults.routing or "deterministic"
 
     def _channel_classes(self) -> tuple[list[str], list[str]]:
-        """Names of the upward classes and of their way back, from the terminals up; a mesh has one of the first."""
-        terminal = self.terminal.name
-        if isinstance(self.topology, FullMeshTable):
-            return [f"{terminal}-{terminal}"], []
-        levels = list(pairwise((terminal, *self._tiers)))
-        return [f"{below}-{above}" for below, above in levels], [f"{above}-{below}" for below, above in levels]
+        """Names of the upward classes, which a file must have, and of their ways back, which it may have.
+
+        In the order of the parts, of each from the terminals up; what joins equals has no way back of its own.
+        """
+        name, topology = self.terminal.name, self.topology
+        package = [f"{name}-{name}"] if self.package is not None else []
+        scale_out = list(pairwise((name, *SCALE_OUT_TIERS))) if self.scale_out is not None else []
+        match topology:
+            case ClosTable():
+                ups, downs = _both_ways(pairwise((name, *topology.tiers)))
+            case FullMeshTable():
+                ups, downs = [f"{name}-{name}"], []
+            case MeshTable():
+                ups, downs = _both_ways([(name, topology.switch)])
+                ups += [f"{topology.switch}-{dimension}" for dimension in topology.dimensions]
+            case LinksTable():
+                ups, downs = link_classes(topology.nodes(name))
+        above, below = _both_ways(scale_out)
+        return [*package, *ups, *above], [*downs, *below]
+
+    @property
+    def overrides(self) -> Mapping[str, str]:
+        """The numbers that ``with_overrides`` set, as written, by key."""
+        return self._overrides
+
+    def with_overrides(self, overrides: Mapping[str, str]) -> FabricSpec:
+        """Set numbers by their keys, as ``quantities`` lists them, to texts with units as in a file.
+
+        ``{"terminal.slots": "4", "link.gpu-nvswitch.bandwidth": "25 GB/s"}``, for instance. Raises ``ConfigError`` for
+        a key that does not exist, for a value that no file may hold and for one that the fabric has already.
+        """
+        if not overrides:
+            return self
+        before = dict(self._quantities())
+        for key in overrides:
+            refuse_unknown(self.name, key, list(before))
+        counts = [key for key, quantity in before.items() if isinstance(quantity, Count)]
+        tables = put_in(self.model_dump(exclude_none=True), overrides, counts)
+        spec = type(self).model_validate(tables, context=f"{self.name} with {_settings(overrides)}")
+        after = dict(spec._quantities())
+        for key, value in overrides.items():
+            if after[key].exact == before[key].exact:
+                raise ConfigError(f"{self.name}: setting {key}={value} has no effect, that is its value; leave it out")
+        spec._overrides = {**self._overrides, **overrides}
+        spec._original = self._original or self
+        return spec
+
+    def without_override(self, key: str) -> FabricSpec:
+        """Undo one of the ``overrides``; raises ``ConfigError`` where the others cannot stand without it."""
+        original = self._original or self
+        return original.with_overrides({name: value for name, value in self._overrides.items() if name != key})
 
     @property
     def num_terminals(self) -> int:
         """How many terminals the fabric has."""
-        if isinstance(self.topology, FullMeshTable):
-            return self.topology.terminals.exact
-        return prod(self.tier[tier].children.exact for tier in self._tiers)
+        return self._terminals_per_rack * (self.scale_out.racks.exact if self.scale_out is not None else 1)
+
+    @property
+    def _terminals_per_rack(self) -> int:
+        match self.topology:
+            case ClosTable():
+                return prod(self.tier[tier].children.exact for tier in self.topology.tiers)
+            case MeshTable():
+                return prod(self.dimension[name].size.exact for name in self.topology.dimensions)
+            case _:
+                return self.topology.terminals.exact
 
     @property
     def spec_sha256(self) -> str:
@@ -319,8 +474,7 @@ class FabricSpec(Table):
         facts = {
             "format": self.format,
             "name": self.name,
-            "kind": self.topology.kind,
-            "tiers": self._tiers,
+            "topology": {name: value for name, value in self.topology if not isinstance(value, Quantity)},
             "defaults": self.defaults.model_dump(),
             "terminal": self.terminal.name,
             "quantities": {key: str(quantity.exact) for key, quantity in self._quantities()},
@@ -384,53 +538,126 @@ class FabricSpec(Table):
         return self._build(packet, self._routing if routing is None else routing, endpoint, num_planes=planes)
 
     def _build(self, packet: str, routing: str, endpoint: str, num_planes: int) -> Network:
-        terminal, table = self.terminal, self.packet[packet]
+        terminal = self.terminal
         is_fitted = endpoint == "fitted"
-        packet_format = PacketFormat(
+        common: dict[str, Any] = {
+            "name": self.name,
+            "terminal_name": terminal.name,
+            "packet": self._packet_format(packet),
+            "endpoint": Endpoint(
+                launch_latency_ps=terminal.launch_latency.exact if is_fitted else 0,
+                message_overhead_ps=terminal.message_overhead.exact if is_fitted else 0,
+                slots=terminal.slots.exact,
+            ),
+            "ejection_ps_per_byte": terminal.ejection_rate.exact,
+        }
+
+        def of(part: TerminalTable | PackageTable | ScaleOutTable) -> dict[str, Any]:
+            return {**common, "copy_ps_per_byte": part.copy_rate.exact if is_fitted else None}
+
+        package = scale_out = None
+        if self.package is not None:
+            link = self.link[f"{terminal.name}-{terminal.name}"].link()
+            package = full_mesh(num_terminals=self.package.terminals.exact, link=link, **of(self.package))
+        num_racks = num_rails = 1
+        if self.scale_out is not None:
+            num_racks, num_rails = self.scale_out.racks.exact, self.scale_out.rails.exact
+        if self.scale_out is not None and num_racks > 1:
+            children = self.num_terminals // num_rails, num_rails
+            parents = 1, self.scale_out.spines_per_rack.exact * num_racks
+            tiers = self._clos_tiers(SCALE_OUT_TIERS, children, parents)
+            scale_out = clos(tiers=tiers, num_planes=1, routing=routing, **of(self.scale_out))
+        return package_and_racks(
+            self._rack(routing, num_planes, of(terminal)),
+            terminal_name=terminal.name,
+            routing=routing,
+            package=package,
+            num_racks=num_racks,
+            scale_out=scale_out,
+            num_rails=num_rails,
+        )
+
+    def _packet_format(self, packet: str) -> PacketFormat:
+        table = self.packet[packet]
+        return PacketFormat(
             name=packet,
             max_payload_bytes=table.max_payload.exact,
             overhead_bytes=table.overhead.exact,
             flit_bytes=table.flit.exact,
             stripe_min_bytes=table.stripe_min.exact,
         )
-        numbers = Endpoint(
-            launch_latency_ps=terminal.launch_latency.exact if is_fitted else 0,
-            message_overhead_ps=terminal.message_overhead.exact if is_fitted else 0,
-            slots=terminal.slots.exact,
-        )
-        copy_ps_per_byte = terminal.copy_rate.exact if is_fitted else None
-        ups, downs = self._channel_classes()
-        if isinstance(self.topology, FullMeshTable):
-            return full_mesh(
-                name=self.name,
-                terminal_name=terminal.name,
-                num_terminals=self.num_terminals,
-                link=self.link[ups[0]].link(),
-                packet=packet_format,
-                endpoint=numbers,
-                copy_ps_per_byte=copy_ps_per_byte,
-                ejection_ps_per_byte=terminal.ejection_rate.exact,
+
+    def _way_back(self, up: str, down: str) -> Link:
+        return self.link.get(down, self.link[up]).link()
+
+    def _clos_tiers(self, names: Sequence[str], children: Sequence[int], parents: Sequence[int]) -> list[Tier]:
+        steps = zip(pairwise((self.terminal.name, *names)), children, parents, strict=True)
+        return [
+            Tier(
+                name=above,
+                children=num_children,
+                parents=num_parents,
+                up=self.link[f"{below}-{above}"].link(),
+                down=self._way_back(f"{below}-{above}", f"{above}-{below}"),
             )
-        return clos(
-            name=self.name,
-            terminal_name=terminal.name,
-            tiers=[
-                Tier(
-                    name=tier,
-                    children=self.tier[tier].children.exact,
-                    parents=self.tier[tier].parents.exact,
-                    up=self.link[up].link(),
-                    down=self.link.get(down, self.link[up]).link(),
+            for (below, above), num_children, num_parents in steps
+        ]
+
+    def _rack(self, routing: str, num_planes: int, common: Mapping[str, Any]) -> Network:
+        """Build ``[topology]`` once."""
+        topology, name = self.topology, self.terminal.name
+        match topology:
+            case ClosTable():
+                tiers = [self.tier[tier] for tier in topology.tiers]
+                return clos(
+                    tiers=self._clos_tiers(
+                        topology.tiers,
+                        [tier.children.exact for tier in tiers],
+                        [tier.parents.exact for tier in tiers],
+                    ),
+                    num_planes=num_planes,
+                    routing=routing,
+                    **common,
                 )
-                for tier, up, down in zip(self._tiers, ups, downs, strict=True)
-            ],
-            num_planes=num_planes,
-            packet=packet_format,
-            endpoint=numbers,
-            routing=routing,
-            copy_ps_per_byte=copy_ps_per_byte,
-            ejection_ps_per_byte=terminal.ejection_rate.exact,
-        )
+            case FullMeshTable():
+                link = self.link[f"{name}-{name}"].link()
+                return full_mesh(num_terminals=topology.terminals.exact, link=link, **common)
+            case MeshTable():
+                switch = topology.switch
+                return mesh(
+                    switch_name=switch,
+                    dimensions=[
+                        Dimension(
+                            dimension, self.dimension[dimension].size.exact, self.link[f"{switch}-{dimension}"].link()
+                        )
+                        for dimension in topology.dimensions
+                    ],
+                    up=self.link[f"{name}-{switch}"].link(),
+                    down=self._way_back(f"{name}-{switch}", f"{switch}-{name}"),
+                    **common,
+                )
+            case LinksTable():
+                nodes = topology.nodes(name)
+                ups, downs = link_classes(nodes)
+                classes = {up: self.link[up].link() for up in ups}
+                ways_back = {down: self._way_back(up, down) for up, down in zip(ups, downs, strict=True)}
+                return linked(
+                    num_terminals=topology.terminals.exact,
+                    links=nodes,
+                    classes=classes | dict(reversed(ways_back.items())),
+                    routing=routing,
+                    **common,
+                )
+
+
+def _both_ways(steps: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """Name the channel classes of steps (below, above), upwards and back."""
+    steps = list(steps)
+    return [f"{below}-{above}" for below, above in steps], [f"{above}-{below}" for below, above in steps]
+
+
+def _settings(overrides: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in overrides.items())
 
 
 def _toml(value: str | int | tuple[str, ...]) -> str:

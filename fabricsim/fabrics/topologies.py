@@ -3,7 +3,8 @@
 ``clos`` builds extended generalised fat trees, XGFT(h; m1..mh; w1..wh) of Oehring, Ibel, Das and Kumar ("On
 generalized fat trees", IPPS 1995), once per plane. ``full_mesh`` gives every ordered pair of terminals its own
 channel. ``check_acyclic`` refuses a network whose channel-dependency graph has a cycle (Dally and Seitz 1987).
-The rules that the tables follow are in docs/physics.md, sections 2, 5, 6 and 8.
+The rules that the tables follow are in docs/physics.md, sections 2, 5, 6 and 8. Other kinds of
+topologies have modules of their own, which build on the helpers here.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import numpy.typing as npt
 from fabricsim.errors import ConfigError, unknown
 from fabricsim.fabrics.network import Channels, Endpoint, Int32, Int64, Network, PacketFormat
 from fabricsim.graphs import find_cycle
+
+Bool = npt.NDArray[np.bool_]
 
 ROUTINGS = ("spray", "deterministic")
 MAX_TERMINALS = 65_535
@@ -76,19 +79,19 @@ def clos(
     ``copy_ps_per_byte`` and ``ejection_ps_per_byte`` are of a whole terminal (``None`` does not limit). Raises
     ``ConfigError`` for anything that cannot run: it names the channel class, the value and the remedy.
     """
-    _check_common(name, packet, endpoint)
-    _check_count(name, "the number of planes", num_planes)
+    check_common(name, packet, endpoint)
+    check_count(name, "the number of planes", num_planes)
     if routing not in ROUTINGS:
         raise ConfigError(f"{name}: {unknown('routing', routing, ROUTINGS)}")
     _check_tiers(name, terminal_name, tiers)
     tree = _Tree.of(tiers)
     num_terminals = tree.num_terminals
-    _check_terminals(name, num_terminals)
-    _check_table(name, "route entries", num_planes * tree.num_switches * num_terminals)
-    _check_table(name, "channels", num_planes * tree.num_channels)
+    check_terminals(name, num_terminals)
+    check_table(name, "route entries", num_planes * tree.num_switches * num_terminals)
+    check_table(name, "channels", num_planes * tree.num_channels)
     classes = _class_links(terminal_name, tiers)
     for class_name, link in classes.items():
-        _check_link(name, class_name, link, packet)
+        check_link(name, class_name, link, packet)
 
     one = _one_plane(tree)
     # Candidates list every channel in numbering order, so a channel number is also its row there.
@@ -102,13 +105,13 @@ def clos(
         num_terminals=num_terminals,
         num_switches=num_planes * tree.num_switches,
         num_planes=num_planes,
-        channels=_channels(
+        channels=channel_table(
             source_node=_in_planes(one.source_node, plane, tree),
             target_node=_in_planes(one.target_node, plane, tree),
             channel_class=one.channel_class,
             links=tuple(classes.values()),
-            copy_ps_per_byte=_share(name, "copy", copy_ps_per_byte, num_planes),
-            ejection_ps_per_byte=_share(name, "ejection", ejection_ps_per_byte, num_planes),
+            copy_ps_per_byte=share(name, "copy", copy_ps_per_byte, num_planes),
+            ejection_ps_per_byte=share(name, "ejection", ejection_ps_per_byte, num_planes),
         ),
         channel_class_names=tuple(classes),
         node_names=(
@@ -120,13 +123,13 @@ def clos(
                 for number in range(tree.nodes[level])
             ),
         ),
-        route_first=_int32((one.route_first + first_channel[:, None, None]).reshape(-1, num_terminals)),
-        route_count=_int32(np.tile(one.route_count, (num_planes, 1))),
-        candidates=_int32(np.arange(num_planes * tree.num_channels)),
-        spray_start=_int32(np.tile(one.spray_start, num_planes)),
-        bundle_index=_int32(bundle_index),
-        bundle_first=_int32(np.arange(num_terminals + 1) * num_planes),
-        bundle_channels=_int32((terminals[:, None] + first_channel).ravel()),
+        route_first=int32((one.route_first + first_channel[:, None, None]).reshape(-1, num_terminals)),
+        route_count=int32(np.tile(one.route_count, (num_planes, 1))),
+        candidates=int32(np.arange(num_planes * tree.num_channels)),
+        spray_start=int32(np.tile(one.spray_start, num_planes)),
+        bundle_index=int32(bundle_index),
+        bundle_first=int32(np.arange(num_terminals + 1) * num_planes),
+        bundle_channels=int32((terminals[:, None] + first_channel).ravel()),
         packet=packet,
         endpoint=endpoint,
         routing=routing,
@@ -142,8 +145,8 @@ def _check_tiers(name: str, terminal_name: str, tiers: Sequence[Tier]) -> None:
             f"{name}: terminals and tiers are named {', '.join(level_names)}; give each level a name of its own"
         )
     for tier in tiers:
-        _check_count(name, f"children of tier {tier.name}", tier.children)
-        _check_count(name, f"parents of tier {tier.name}", tier.parents)
+        check_count(name, f"children of tier {tier.name}", tier.children)
+        check_count(name, f"parents of tier {tier.name}", tier.parents)
     if tiers[0].parents != 1:
         raise ConfigError(
             f"{name}: tier {tiers[0].name} has {tiers[0].parents} parents per terminal and plane; "
@@ -280,13 +283,13 @@ def full_mesh(
     ``copy_ps_per_byte`` and ``ejection_ps_per_byte`` are of a whole terminal (``None`` does not limit). Raises
     ``ConfigError`` for anything that cannot run: it names the channel class, the value and the remedy.
     """
-    _check_common(name, packet, endpoint)
-    _check_terminals(name, num_terminals)
+    check_common(name, packet, endpoint)
+    check_terminals(name, num_terminals)
     class_name = f"{terminal_name}-{terminal_name}"
-    _check_link(name, class_name, link, packet)
+    check_link(name, class_name, link, packet)
     peers = num_terminals - 1
     num_channels = num_terminals * peers
-    _check_table(name, "channels", num_channels)
+    check_table(name, "channels", num_channels)
 
     source = np.repeat(np.arange(num_terminals, dtype=np.int64), peers)
     rank = np.tile(np.arange(peers, dtype=np.int64), num_terminals)
@@ -298,13 +301,13 @@ def full_mesh(
         num_terminals=num_terminals,
         num_switches=0,
         num_planes=1,
-        channels=_channels(
+        channels=channel_table(
             source_node=source[None],
             target_node=target[None],
             channel_class=np.zeros(num_channels, np.int64),
             links=(link,),
-            copy_ps_per_byte=_share(name, "copy", copy_ps_per_byte, peers),
-            ejection_ps_per_byte=_share(name, "ejection", ejection_ps_per_byte, peers),
+            copy_ps_per_byte=share(name, "copy", copy_ps_per_byte, peers),
+            ejection_ps_per_byte=share(name, "ejection", ejection_ps_per_byte, peers),
         ),
         channel_class_names=(class_name,),
         node_names=tuple(f"{terminal_name}{terminal}" for terminal in range(num_terminals)),
@@ -312,9 +315,9 @@ def full_mesh(
         route_count=np.zeros((0, num_terminals), np.int32),
         candidates=np.zeros(0, np.int32),
         spray_start=np.zeros(num_channels, np.int32),
-        bundle_index=_int32(bundle_index),
-        bundle_first=_int32(np.arange(num_channels + 1)),
-        bundle_channels=_int32(np.arange(num_channels)),
+        bundle_index=int32(bundle_index),
+        bundle_first=int32(np.arange(num_channels + 1)),
+        bundle_channels=int32(np.arange(num_channels)),
         packet=packet,
         endpoint=endpoint,
         routing="deterministic",  # each pair has one path
@@ -339,18 +342,21 @@ def check_acyclic(network: Network) -> None:
     )
 
 
-def _dependencies(network: Network) -> tuple[Int64, Int64]:
-    """Edges (before, after) of the channel-dependency graph, over the packets that the routes really carry."""
+def carried_packets(network: Network) -> tuple[Bool, Bool]:
+    """Tell which channels packets for which terminal may take where they stand, and which they really cross.
+
+    Both have the shape (channels, terminals): ``offered[c, d]`` if a packet for d that stands at the switch before c
+    may take c, ``carried[c, d]`` if some packet for d crosses c.
+    """
     channels = network.channels
     num_terminals = network.num_terminals
-    # offered[c, d]: a packet for d that stands at c's switch may take c.
     counts = network.route_count.ravel().astype(np.int64)
     position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     rows = np.repeat(network.route_first.ravel().astype(np.int64), counts) + position
     destination = np.repeat(np.tile(np.arange(num_terminals), network.num_switches), counts)
     offered = np.zeros((len(channels), num_terminals), np.bool_)
     offered[network.candidates[rows], destination] = True
-    # carried[c, d]: some packet for d really crosses c. It spreads from the injection channels, hop by hop.
+    # What is carried spreads from the injection channels, hop by hop.
     carried = np.zeros_like(offered)
     sources, destinations = np.nonzero(network.bundle_index >= 0)
     bundle = network.bundle_index[sources, destinations]
@@ -365,10 +371,18 @@ def _dependencies(network: Network) -> tuple[Int64, Int64]:
         reached = np.zeros((network.num_nodes, num_terminals), np.bool_)
         reached[nodes] = np.logical_or.reduceat(carried[by_target], first_input, axis=0)
         carried |= offered & reached[channels.source_node]
+    return offered, carried
+
+
+def _dependencies(network: Network) -> tuple[Int64, Int64]:
+    """Edges (before, after) of the channel-dependency graph, over the packets that the routes really carry."""
+    channels = network.channels
+    offered, carried = carried_packets(network)
+    by_target = np.argsort(channels.target_node, kind="stable")
     # Sets of destinations as bits: two channels depend on each other if their sets meet.
     carried_bits, offered_bits = np.packbits(carried, axis=1), np.packbits(offered, axis=1)
     by_source = np.argsort(channels.source_node, kind="stable")
-    switches = np.arange(num_terminals, network.num_nodes + 1)
+    switches = np.arange(network.num_terminals, network.num_nodes + 1)
     first_input = np.searchsorted(channels.target_node[by_target], switches)
     first_output = np.searchsorted(channels.source_node[by_source], switches)
     before: list[Int64] = []
@@ -382,7 +396,7 @@ def _dependencies(network: Network) -> tuple[Int64, Int64]:
     return np.concatenate(before), np.concatenate(after)
 
 
-def _channels(
+def channel_table(
     *,
     source_node: Int64,
     target_node: Int64,
@@ -402,11 +416,11 @@ def _channels(
         return np.full(count, value, np.int64)
 
     return Channels(
-        source_node=_int32(source_node.ravel()),
-        target_node=_int32(target_node.ravel()),
-        plane=_int32(np.repeat(np.arange(num_planes), per_plane)),
-        place=_int32(np.tile(np.arange(per_plane), num_planes)),
-        channel_class=_int32(np.tile(channel_class, num_planes)),
+        source_node=int32(source_node.ravel()),
+        target_node=int32(target_node.ravel()),
+        plane=int32(np.repeat(np.arange(num_planes), per_plane)),
+        place=int32(np.tile(np.arange(per_plane), num_planes)),
+        channel_class=int32(np.tile(channel_class, num_planes)),
         ps_per_byte_num=per_link([link.ps_per_byte.numerator for link in links]),
         ps_per_byte_den=per_link([link.ps_per_byte.denominator for link in links]),
         latency_ps=per_link([link.latency_ps for link in links]),
@@ -418,19 +432,21 @@ def _channels(
     )
 
 
-def _int32(array: npt.NDArray[np.integer]) -> Int32:
+def int32(array: npt.NDArray[np.integer]) -> Int32:
+    """Give an array the type of the tables."""
     return array.astype(np.int32)
 
 
-def _share(name: str, what: str, ps_per_byte: Fraction | None, num_links: int) -> Fraction:
+def share(name: str, what: str, ps_per_byte: Fraction | None, num_links: int) -> Fraction:
     """One channel's part of a terminal's rate, in ps per byte: alike links share it evenly. None becomes 0."""
     if ps_per_byte is None:
         return Fraction(0)
-    _check_rate(name, f"the {what} rate", ps_per_byte * num_links)
+    check_rate(name, f"the {what} rate", ps_per_byte * num_links)
     return ps_per_byte * num_links
 
 
-def _check_common(name: str, packet: PacketFormat, endpoint: Endpoint) -> None:
+def check_common(name: str, packet: PacketFormat, endpoint: Endpoint) -> None:
+    """Refuse packets and endpoints that no fabric can have."""
     where = f"{name}: packet format {packet.name}"
     if not 1 <= packet.max_payload_bytes <= MAX_PAYLOAD_BYTES:
         raise ConfigError(
@@ -451,15 +467,17 @@ def _check_common(name: str, packet: PacketFormat, endpoint: Endpoint) -> None:
             f"{name}: launch_latency is {endpoint.launch_latency_ps:,} ps and message_overhead "
             f"{endpoint.message_overhead_ps:,} ps; both must be 0 to {_MAX_TIME_PS:,} ps"
         )
-    _check_count(name, "the number of slots of an injection channel", endpoint.slots)
+    check_count(name, "the number of slots of an injection channel", endpoint.slots)
 
 
-def _check_count(name: str, what: str, value: int) -> None:
+def check_count(name: str, what: str, value: int) -> None:
+    """Refuse too few or too many of something."""
     if not 1 <= value <= MAX_TERMINALS:
         raise ConfigError(f"{name}: {what} is {value:,}; choose 1 to {MAX_TERMINALS:,}")
 
 
-def _check_terminals(name: str, num_terminals: int) -> None:
+def check_terminals(name: str, num_terminals: int) -> None:
+    """Refuse too few or too many terminals."""
     if not 2 <= num_terminals <= MAX_TERMINALS:
         raise ConfigError(
             f"{name}: the fabric has {num_terminals:,} terminals; 2 to {MAX_TERMINALS:,} are possible, "
@@ -467,7 +485,8 @@ def _check_terminals(name: str, num_terminals: int) -> None:
         )
 
 
-def _check_table(name: str, what: str, rows: int) -> None:
+def check_table(name: str, what: str, rows: int) -> None:
+    """Refuse a table that its indices cannot number."""
     if rows > _MAX_TABLE_ROWS:
         raise ConfigError(
             f"{name}: the fabric needs {rows:,} {what}, more than the {_MAX_TABLE_ROWS:,} that its tables can number; "
@@ -475,7 +494,8 @@ def _check_table(name: str, what: str, rows: int) -> None:
         )
 
 
-def _check_rate(name: str, what: str, ps_per_byte: Fraction) -> None:
+def check_rate(name: str, what: str, ps_per_byte: Fraction) -> None:
+    """Refuse a rate that exact 64-bit arithmetic cannot take."""
     if ps_per_byte <= 0:
         raise ConfigError(f"{name}: {what} takes {ps_per_byte} ps per byte; it must be more than 0")
     if max(ps_per_byte.numerator, ps_per_byte.denominator) > _MAX_RATE_TERM:
@@ -485,9 +505,10 @@ def _check_rate(name: str, what: str, ps_per_byte: Fraction) -> None:
         )
 
 
-def _check_link(name: str, class_name: str, link: Link, packet: PacketFormat) -> None:
+def check_link(name: str, class_name: str, link: Link, packet: PacketFormat) -> None:
+    """Refuse a link that no packet could cross, or not within the engine's numbers."""
     where = f"channel class {class_name}"
-    _check_rate(name, where, link.ps_per_byte)
+    check_rate(name, where, link.ps_per_byte)
     if not 1 <= link.latency_ps <= _MAX_TIME_PS:
         raise ConfigError(
             f"{name}: {where}: latency is {link.latency_ps:,} ps, but the engine advances by the smallest latency: "

@@ -14,10 +14,11 @@ at the fastest channel of the bundle. The first packet cannot start before ``s +
 that this channel starts is the last packet of a share. It ends its injection no earlier than ``s + message_overhead +
 work``, started that much before as its injection takes, and is delivered its delay and its ejection later.
 
-*Ejection.* A terminal with ``n`` last channels has to eject what it receives, which takes the busiest of them at least
-``work = max(W * ps_per_byte, C * ejection_ps_per_byte) / n``. The first packet cannot arrive before the smallest ``s +
-message_overhead + delay`` of the messages to it. The first packet of a message to arrive is a full one, or the last of
-a share: that starts at least the serialization of the full one before it later.
+*Ejection.* A part of the fabric is a set of planes over which messages are striped together. A terminal with ``n`` last
+channels of a part has to eject what it receives over it, which takes the busiest of them at least ``work = max(W *
+ps_per_byte, C * ejection_ps_per_byte) / n``. The first packet cannot arrive before the smallest ``s + message_overhead
++ delay`` of the messages to it. The first packet of a message to arrive is a full one, or the last of a share: that
+starts at least the serialization of the full one before it later.
 
 *Start.* A task that moves nothing ends no earlier than ``s``.
 
@@ -27,6 +28,7 @@ injection and the ejection time plus the latency of an empty network (docs/resul
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -71,9 +73,10 @@ def earliest_ends_ps(
             traffic.source_terminal, traffic.target_terminal, wire_bytes_of(network, traffic.last_payload_bytes)
         )
         arrival_ps = ready_ps + _first_delay_ps(network, traffic, routes, last_delay_ps)
+        last = _LastChannels.of(network, traffic)
         for operation, group_end_ps in (
-            _injection_ends_ps(network, traffic, ready_ps, last_delay_ps),
-            _ejection_ends_ps(network, traffic, arrival_ps),
+            _injection_ends_ps(network, traffic, last, ready_ps, last_delay_ps),
+            _ejection_ends_ps(network, traffic, last, arrival_ps),
         ):
             np.maximum.at(end_ps, operation, group_end_ps)
     return end_ps
@@ -90,7 +93,9 @@ def _first_delay_ps(network: Network, traffic: Traffic, routes: Routes, last_del
     return np.where(traffic.cut_bytes > traffic.last_payload_bytes * traffic.shares, first_delay_ps, last_delay_ps)
 
 
-def _injection_ends_ps(network: Network, traffic: Traffic, ready_ps: Int64, delay_ps: Int64) -> tuple[Int64, Int64]:
+def _injection_ends_ps(
+    network: Network, traffic: Traffic, last: _LastChannels, ready_ps: Int64, delay_ps: Int64
+) -> tuple[Int64, Int64]:
     """Operation and earliest end of all that one operation sends over one bundle."""
     channels = network.channels
     first, rows = network.bundle_first[:-1].astype(np.int64), network.bundle_channels
@@ -103,11 +108,10 @@ def _injection_ends_ps(network: Network, traffic: Traffic, ready_ps: Int64, dela
         wire.ceil_ps(last_wire_bytes, wire.slowest(rows, first)[traffic.bundle]),
         copy.ceil_ps(last_bytes, copy.slowest(rows, first)[traffic.bundle]),
     )
-    into, into_first, _ = _last_channels(network)
     ejection = _Rate(channels.ejection_ps_per_byte_num, channels.ejection_ps_per_byte_den)
     ejection_ps = np.maximum(
-        wire.ceil_ps(last_wire_bytes, wire.fastest(into, into_first)[traffic.target_terminal]),
-        ejection.ceil_ps(last_bytes, ejection.fastest(into, into_first)[traffic.target_terminal]),
+        wire.ceil_ps(last_wire_bytes, wire.fastest(last.rows, last.first)[last.group]),
+        ejection.ceil_ps(last_bytes, ejection.fastest(last.rows, last.first)[last.group]),
     )
     # The injection's own end is a bound too, so a tail below zero counts as none.
     tail_ps = np.maximum(delay_ps + ejection_ps - injection_ps, 0)
@@ -125,29 +129,65 @@ def _injection_ends_ps(network: Network, traffic: Traffic, ready_ps: Int64, dela
     return traffic.operation[order][group], end_ps
 
 
-def _ejection_ends_ps(network: Network, traffic: Traffic, arrival_ps: Int64) -> tuple[Int64, Int64]:
-    """Operation and earliest end of all that one operation brings to one terminal."""
+def _ejection_ends_ps(
+    network: Network, traffic: Traffic, last: _LastChannels, arrival_ps: Int64
+) -> tuple[Int64, Int64]:
+    """Operation and earliest end of all that one operation brings to one terminal over one part of the fabric."""
     channels = network.channels
-    rows, first, size = _last_channels(network)
     wire = _Rate(channels.ps_per_byte_num, channels.ps_per_byte_den)
     ejection = _Rate(channels.ejection_ps_per_byte_num, channels.ejection_ps_per_byte_den)
-    order, group = _groups(traffic.operation * network.num_terminals + traffic.target_terminal)
-    target = traffic.target_terminal[order][group]
+    order, group = _groups(traffic.operation * len(last.size) + last.group)
+    into = last.group[order][group]
     wire_bytes = np.add.reduceat(traffic.wire_bytes[order], group)
     cut_bytes = np.add.reduceat(traffic.cut_bytes[order], group)
     work_ps = np.maximum(
-        wire.work_ps(wire_bytes, wire.fastest(rows, first)[target], size[target]),
-        ejection.work_ps(cut_bytes, ejection.fastest(rows, first)[target], size[target]),
+        wire.work_ps(wire_bytes, wire.fastest(last.rows, last.first)[into], last.size[into]),
+        ejection.work_ps(cut_bytes, ejection.fastest(last.rows, last.first)[into], last.size[into]),
     )
     return traffic.operation[order][group], np.minimum.reduceat(arrival_ps[order], group) + work_ps
 
 
-def _last_channels(network: Network) -> tuple[Int64, Int64, Int64]:
-    """Channels into terminals, grouped by terminal: rows, first of each terminal, number for each terminal."""
-    rows = np.flatnonzero(network.channels.target_node < network.num_terminals)
-    rows = rows[np.argsort(network.channels.target_node[rows], kind="stable")]
-    first = np.searchsorted(network.channels.target_node[rows], np.arange(network.num_terminals + 1))
-    return rows, first[:-1], np.diff(first)
+@dataclass(frozen=True)
+class _LastChannels:
+    """Channels into terminals, grouped by terminal and part of the fabric.
+
+    ``rows`` are the channels, ``first`` and ``size`` the groups among them; ``group`` is that of each message.
+    """
+
+    rows: Int64
+    first: Int64
+    size: Int64
+    group: Int64
+
+    @classmethod
+    def of(cls, network: Network, traffic: Traffic) -> _LastChannels:
+        channels, num_planes = network.channels, np.int64(network.num_planes)
+        part = _parts(network)
+        rows = np.flatnonzero(channels.target_node < network.num_terminals)
+        kinds, group = np.unique(
+            channels.target_node[rows] * num_planes + part[channels.plane[rows]], return_inverse=True
+        )
+        size = np.bincount(group)
+        bundle_part = part[channels.plane[network.bundle_channels[network.bundle_first[:-1]]]]
+        return cls(
+            rows=rows[np.argsort(group, kind="stable")],
+            first=np.cumsum(size) - size,
+            size=size,
+            group=np.searchsorted(kinds, traffic.target_terminal * num_planes + bundle_part[traffic.bundle]),
+        )
+
+
+def _parts(network: Network) -> Int64:
+    """Part of each plane, a plane of it: those over which some bundle stripes are one part; shape (planes,)."""
+    plane = network.channels.plane[network.bundle_channels]
+    first = network.bundle_first[:-1].astype(np.int64)
+    size = np.diff(network.bundle_first)
+    part = np.arange(network.num_planes)
+    while True:
+        before = part.copy()
+        np.minimum.at(part, plane, np.repeat(np.minimum.reduceat(part[plane], first), size))
+        if np.array_equal(part, before):
+            return part
 
 
 def _groups(key: Int64) -> tuple[Int64, Int64]:

@@ -293,7 +293,7 @@ def _run_header(result: Result) -> Text:
     record, info, engine_ps = result.record, result.info, round(result.record.engine_s * PS_PER_S)
     return Text(
         f"{_fabric(result)}: {format_time(result.simulated_time_ps)} simulated\n"
-        f"  {_settings(result)}\n"
+        f"  {_settings(result, indent='  ')}\n"
         f"  {_folding(result)}\n"
         f"  {info.packet_hops_simulated:,} packet-hops in {format_time(engine_ps)}, kernel {record.kernel}, "
         f"digest {result.digest[:16]}"
@@ -447,12 +447,13 @@ def _fabric(result: Result | Estimate) -> str:
     return f"{network.name} ({network.num_terminals} terminals, {len(network.channels):,} channels)"
 
 
-def _settings(result: Result) -> str:
+def _settings(result: Result, indent: str = "") -> str:
     packet, info = result.network.packet, result.info
     routing = "single path" if result.routing is None else f"{result.routing} routing"
     return (
         f"packets {packet.name} ({format_bytes(packet.max_payload_bytes)} + {packet.overhead_bytes}B), {routing}, "
         f"endpoint {info.endpoint}, placement {info.placement}"
+        + "".join(f"\n{indent}set by the user: {key} = {value}" for key, value in info.overrides.items())
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ class Estimate:
 
     network: Network
     spec_sha256: str
+    overrides: Mapping[str, str]
     workload: Workload
     kernel: str
     kernel_reason: str
@@ -134,6 +135,7 @@ class Estimate:
                 "channels": len(network.channels),
                 "planes": network.num_planes,
                 "spec_sha256": self.spec_sha256,
+                "overrides": dict(self.overrides),
             },
             "workload": {
                 **self.workload.about,
@@ -223,6 +225,7 @@ def estimate(
     return Estimate(
         network=network,
         spec_sha256=fabric.spec_sha256,
+        overrides=fabric.overrides,
         workload=workload,
         kernel=chosen,
         kernel_reason=reason,

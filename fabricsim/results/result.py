@@ -25,10 +25,12 @@ SCHEMA = "fabricsim.result/1"
 class RunInfo:
     """What was asked for, beside the network and the schedule, and what the engine did for it; goes into the summary.
 
-    ``folding`` says how planes were folded, or why not (``fabricsim.engine.folding``).
+    ``overrides`` are the numbers of the fabric that were set for the run, by key. ``folding`` says how planes were
+    folded, or why not (``fabricsim.engine.folding``).
     """
 
     spec_sha256: str
+    overrides: Mapping[str, str]
     workload: Mapping[str, Any]
     placement: str
     endpoint: str
@@ -243,7 +245,7 @@ class Result:
                 "channels": len(network.channels),
                 "planes": network.num_planes,
                 "spec_sha256": self.info.spec_sha256,
-                "overrides": {},
+                "overrides": dict(self.info.overrides),
                 "packet": dataclasses.asdict(network.packet),
                 "endpoint": self.info.endpoint,
                 "routing": self.routing,

@@ -16,6 +16,7 @@ from fabricsim.errors import ConfigError, StallError
 from fabricsim.fabrics import FabricSpec, load_fabric
 from fabricsim.fabrics.network import Network
 from fabricsim.results.collected import Collected
+from fabricsim.results.idle_overrides import refuse_idle_overrides
 from fabricsim.results.result import Result, RunInfo
 from fabricsim.results.routes import find_routes
 from fabricsim.results.traffic import message_traffic
@@ -160,6 +161,9 @@ def simulate(
         _refuse_idle_endpoint(spec, blocks, terminals)
     options = {"routing": routing, "packet": packet, "placement": placement}
     _refuse_idle_options([name for name, value in options.items() if value is not None], network, blocks, terminals)
+    refuse_idle_overrides(
+        spec, network, lambda other: other.network(packet=packet, routing=routing, endpoint=endpoint), blocks, terminals
+    )
     if fold:
         folding = fold_planes(network, (block.schedule for block in blocks), terminals)
     else:
@@ -193,6 +197,7 @@ def simulate(
         collected=collected,
         info=RunInfo(
             spec_sha256=spec.spec_sha256,
+            overrides=spec.overrides,
             workload=workload.about,
             placement=placement_name(placement, workload.placement),
             endpoint=endpoint,

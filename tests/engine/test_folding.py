@@ -76,11 +76,12 @@ def fitting(case: Case) -> Case:
 @settings(max_examples=300)
 @given(case=st.one_of(random_cases(), synchronised_cases()).map(fitting))
 def test_random_cases_unfold_to_the_whole(case: Case) -> None:
-    """Traffic that uses all planes is folded on any Clos, and every recorded figure is that of the whole run."""
+    """Traffic that uses all planes is folded on any Clos, and on any network every figure is that of the whole run."""
     terminal_of_rank = np.array(case.terminal_of_rank, np.int32)
     folding = fold(case.network, [case.schedule], terminal_of_rank)
-    assert folding.folded == (case.network.num_planes > 1)
-    assert folding.network.num_planes == 1
+    if case.network.name == "random clos":
+        assert folding.folded == (case.network.num_planes > 1)
+        assert folding.network.num_planes == 1
     assert_unfolds_to_the_whole(folding, case.network, case.schedule, terminal_of_rank, case.seed)
 
 

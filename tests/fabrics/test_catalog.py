@@ -9,6 +9,15 @@ import pytest
 
 from fabricsim.fabrics import FabricSpec, fabric_names, load_fabric
 from fabricsim.fabrics.network import Network
+from fabricsim.fabrics.spec import (
+    ClosTable,
+    DimensionTable,
+    FullMeshTable,
+    LinksTable,
+    MeshTable,
+    PackageTable,
+    ScaleOutTable,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,8 +35,16 @@ def rates_GBps(network: Network, side: str) -> set[Fraction]:
 
 
 def test_catalog() -> None:
-    """The catalog holds the three fabrics, each under its own name."""
-    assert fabric_names() == ("cloudmatrix384", "cloudmatrix384-mesh", "nvl72")
+    """The catalog holds these fabrics, each under its own name."""
+    assert fabric_names() == (
+        "cloudmatrix384",
+        "cloudmatrix384-die",
+        "cloudmatrix384-mesh",
+        "hgx-b200",
+        "hgx-h100",
+        "nvl72",
+        "ub-mesh-1024",
+    )
     assert [load_fabric(name).name for name in fabric_names()] == list(fabric_names())
 
 
@@ -63,7 +80,16 @@ def test_quantities_of_nvl72() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "GBps"), [("nvl72", 18 * 50), ("cloudmatrix384", 7 * 56), ("cloudmatrix384-mesh", 392)]
+    ("name", "GBps"),
+    [
+        ("nvl72", 18 * 50),
+        ("hgx-b200", 18 * 50),
+        ("hgx-h100", 18 * 25),
+        ("cloudmatrix384", 7 * 56),
+        ("cloudmatrix384-mesh", 392),
+        ("cloudmatrix384-die", 196 + 540),  # its ports and the link in the package
+        ("ub-mesh-1024", 14 * 56 + 6 * 28),
+    ],
 )
 def test_rate_of_a_terminal(name: str, GBps: int) -> None:  # noqa: N803
     """The links of a terminal add up to its published rate: 900 GB/s per GPU, 2 dies * 196 = 392 GB/s per NPU."""
@@ -91,6 +117,8 @@ def test_published_figures_of_cloudmatrix384() -> None:
         ("cloudmatrix384", "load_store", 27 * 20, 94.8),
         ("cloudmatrix384-mesh", "bulk", 208 * 20, 98.5),
         ("nvl72", "bulk", 18 * 16, 88.9),
+        ("hgx-h100", "bulk", 18 * 16, 88.9),
+        ("ub-mesh-1024", "bulk", 208 * 20, 98.5),
     ],
 )
 def test_framing(name: str, packet: str, wire_bytes: int, payload_percent: float) -> None:
@@ -109,6 +137,35 @@ def test_fitted_latencies() -> None:
     nvl72 = load_fabric("nvl72")
     one_way_ps = nvl72.terminal.message_overhead.exact + 2 * nvl72.link["gpu-nvswitch"].latency.exact
     assert abs(one_way_ps - 792_000) < 0.02 * 792_000
+
+
+def test_dies_are_halves_of_npus() -> None:
+    """Two dies have the ports, the copy rate and the switches of one NPU; their chips are the same machine's."""
+    dies, npus = load_fabric("cloudmatrix384-die"), load_fabric("cloudmatrix384")
+    assert dies.num_terminals == 2 * npus.num_terminals
+    for one, two in (
+        (dies.link["die-l1"].bandwidth, npus.link["npu-l1"].bandwidth),
+        (dies.terminal.copy_rate, npus.terminal.copy_rate),
+    ):
+        assert one.exact == 2 * two.exact  # in picoseconds per byte
+    assert dies.link["l1-l2"] == npus.link["l1-l2"]
+    switches = [spec.network().num_switches for spec in (dies, npus)]
+    assert switches == [336 + 112] * 2
+
+
+def test_racks_are_joined_without_oversubscription() -> None:
+    """The switch of a rail has as many links up as down, whatever the number of racks."""
+    for name, GBps in (("nvl72", 50), ("cloudmatrix384", 50)):  # noqa: N806
+        for racks in ("2", "3"):
+            network = load_fabric(name).with_overrides({"scale_out.racks": racks}).network()
+            channels = network.channels
+            kinds = {kind: number for number, kind in enumerate(network.channel_class_names)}
+            for up, down in (("gpu-rail", "rail-spine"), ("npu-rail", "rail-spine")):
+                if up in kinds:
+                    count = [int((channels.channel_class == kinds[kind]).sum()) for kind in (up, down)]
+                    assert count == [network.num_terminals] * 2
+            rail = channels.channel_class == kinds["rail-spine"]
+            assert set(1000 * channels.ps_per_byte_den[rail] / channels.ps_per_byte_num[rail]) == {GBps}
 
 
 def test_copy_rates() -> None:
@@ -162,8 +219,13 @@ def test_the_docs_name_every_key() -> None:
 
     spec = load_fabric("cloudmatrix384")
     for key in (
-        *keys(type(spec.topology), "topology."),
-        *keys(type(load_fabric("cloudmatrix384-mesh").topology), "topology."),
+        *keys(ClosTable, "topology."),
+        *keys(FullMeshTable, "topology."),
+        *keys(MeshTable, "topology."),
+        *keys(LinksTable, "topology."),
+        *keys(PackageTable, "package."),
+        *keys(ScaleOutTable, "scale_out."),
+        *keys(DimensionTable, "dimension.NAME."),
         *keys(type(spec.defaults), "defaults."),
         *keys(type(spec.terminal), "terminal."),
         *keys(type(spec.tier["l1"]), "tier.NAME."),

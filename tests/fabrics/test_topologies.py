@@ -51,6 +51,8 @@ def build_mesh(num_terminals: int = 5, link: Link = LINK) -> Network:
 def walk(network: Network, seed: int = 1) -> Iterator[tuple[int, Int64]]:
     """Walk every pair's route once per plane, with random candidates; yield the plane and the channels per pair.
 
+    A pair with fewer planes than others walks its last one again.
+
     The array has one row per ordered pair of terminals and one column per hop, filled with -1.
     """
     rng = np.random.default_rng(seed)
@@ -58,7 +60,8 @@ def walk(network: Network, seed: int = 1) -> Iterator[tuple[int, Int64]]:
     bundle = network.bundle_index[source, target]
     width = int((network.bundle_first[1:] - network.bundle_first[:-1]).max())
     for plane in range(width):
-        channel = network.bundle_channels[network.bundle_first[bundle] + plane].astype(np.int64)
+        member = np.minimum(network.bundle_first[bundle] + plane, network.bundle_first[bundle + 1] - 1)
+        channel = network.bundle_channels[member].astype(np.int64)
         assert (network.channels.source_node[channel] == source).all()
         hops = []
         while True:

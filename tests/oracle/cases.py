@@ -9,17 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import prod
+from typing import Any
 
 import numpy as np
+from hypothesis import reject
 from hypothesis import strategies as st
 
+from fabricsim.errors import ConfigError
+from fabricsim.fabrics.links import link_classes, linked, node_of
+from fabricsim.fabrics.mesh import Dimension, mesh
 from fabricsim.fabrics.network import Endpoint, Network, PacketFormat
-from fabricsim.fabrics.topologies import Link, Tier, clos, full_mesh
+from fabricsim.fabrics.parts import package_and_racks
+from fabricsim.fabrics.topologies import Link, Tier, check_acyclic, clos, full_mesh
 from fabricsim.workloads.schedule import Messages, Operation, Schedule, Tasks
 
 # A case stays this small so that a kernel without a compiler can run hundreds of them.
 MAX_PACKETS = 500
 MAX_SIZE_BYTES = 2000
+
+#: Kinds of networks; the Clos has the most to get wrong, so it comes most often.
+KINDS = ("clos", "clos", "clos", "full mesh", "mesh", "links", "parts")
 
 
 @dataclass(frozen=True)
@@ -112,9 +122,9 @@ def cases() -> st.SearchStrategy[Case]:
 
 
 @st.composite
-def random_cases(draw: st.DrawFn) -> Case:
+def random_cases(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> Case:
     """Draw a case in which sizes, times and waits are all drawn for themselves."""
-    network = draw(networks(alike=draw(st.booleans())))
+    network = draw(networks(alike=draw(st.booleans()), kinds=kinds))
     terminal_of_rank = draw(placements(network))
     schedule = draw(random_schedules(len(terminal_of_rank), network))
     return Case(network, schedule, draw(seeds()), terminal_of_rank)
@@ -182,25 +192,41 @@ def crowded_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
-def networks(draw: st.DrawFn, *, alike: bool) -> Network:
-    """Draw a Clos of 1 to 3 tiers and 1 to 3 planes, or a full mesh; ``alike`` gives all channels one link."""
+def networks(draw: st.DrawFn, *, alike: bool, kinds: Sequence[str] = KINDS) -> Network:
+    """Draw a network of one of the kinds; ``alike`` gives all its channels one link."""
     packet = draw(packet_formats())
-    endpoint = draw(endpoints())
     links = st.just(draw(links_for(packet))) if alike else links_for(packet)
     rates = st.none() | ps_per_byte()
-    copy_ps_per_byte, ejection_ps_per_byte = draw(rates), draw(rates)
-    num_tiers = draw(st.sampled_from([1, 2, 3, 2, 3, 0]))  # deeper ones take their turns and mix their rates
-    if num_tiers == 0:
-        return full_mesh(
-            name="random mesh",
-            terminal_name="gpu",
-            num_terminals=draw(st.integers(2, 6)),
-            link=draw(links),
-            packet=packet,
-            endpoint=endpoint,
-            copy_ps_per_byte=copy_ps_per_byte,
-            ejection_ps_per_byte=ejection_ps_per_byte,
-        )
+    common = {
+        "terminal_name": "gpu",
+        "packet": packet,
+        "endpoint": draw(endpoints()),
+        "copy_ps_per_byte": draw(rates),
+        "ejection_ps_per_byte": draw(rates),
+    }
+    routing = draw(st.sampled_from(["spray", "deterministic"]))
+    kind = draw(st.sampled_from(kinds))
+    if kind == "full mesh":
+        num_terminals = draw(st.integers(2, 6))
+        return full_mesh(name="random full mesh", num_terminals=num_terminals, link=draw(links), **common)
+    if kind == "mesh":
+        return draw(meshes(links, common))
+    if kind == "links":
+        return draw(linked_networks(links, routing, common))
+    network = draw(closes(links, routing, common))
+    if kind == "parts" and network.num_terminals <= 4:
+        network = draw(parted_networks(network, links, routing, common))
+    if draw(st.booleans()):
+        return network
+    # An overhead of some least latencies lets a simulator run planes ahead of each other: tempt it to.
+    overhead_ps = draw(st.integers(1, 20)) * int(network.channels.latency_ps.min())
+    return replace(network, endpoint=replace(network.endpoint, message_overhead_ps=overhead_ps))
+
+
+@st.composite
+def closes(draw: st.DrawFn, links: st.SearchStrategy[Link], routing: str, common: dict[str, Any]) -> Network:
+    """Draw a Clos of 1 to 3 tiers and 1 to 3 planes."""
+    num_tiers = draw(st.sampled_from([1, 2, 3, 2, 3]))  # deeper ones take their turns and mix their rates
     children = st.integers(2, {1: 6, 2: 3, 3: 2}[num_tiers])
     tiers = [
         Tier(
@@ -212,22 +238,80 @@ def networks(draw: st.DrawFn, *, alike: bool) -> Network:
         )
         for level in range(1, num_tiers + 1)
     ]
-    network = clos(
-        name="random clos",
-        terminal_name="gpu",
-        tiers=tiers,
-        num_planes=draw(st.sampled_from([2, 3, 1])),
-        packet=packet,
-        endpoint=endpoint,
-        routing=draw(st.sampled_from(["spray", "deterministic"])),
-        copy_ps_per_byte=copy_ps_per_byte,
-        ejection_ps_per_byte=ejection_ps_per_byte,
+    return clos(name="random clos", tiers=tiers, num_planes=draw(st.sampled_from([2, 3, 1])), routing=routing, **common)
+
+
+@st.composite
+def meshes(draw: st.DrawFn, links: st.SearchStrategy[Link], common: dict[str, Any]) -> Network:
+    """Draw a full mesh of 1 to 3 dimensions; one of a single terminal is among them."""
+    sizes = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3).filter(lambda sizes: 2 <= prod(sizes) <= 12))
+    dimensions = [Dimension(f"dimension{number}", size, draw(links)) for number, size in enumerate(sizes)]
+    return mesh(
+        name="random mesh", switch_name="chip", dimensions=dimensions, up=draw(links), down=draw(links), **common
     )
-    if draw(st.booleans()):
-        return network
-    # An overhead of some least latencies lets a simulator run planes ahead of each other: tempt it to.
-    overhead_ps = draw(st.integers(1, 20)) * int(network.channels.latency_ps.min())
-    return replace(network, endpoint=replace(endpoint, message_overhead_ps=overhead_ps))
+
+
+@st.composite
+def linked_networks(draw: st.DrawFn, links: st.SearchStrategy[Link], routing: str, common: dict[str, Any]) -> Network:
+    """Draw two planes of any connected switches, joined by trees and some links more, and some direct links."""
+    num_terminals = draw(st.integers(2, 5))
+    pairs = []
+    for plane in range(draw(st.integers(1, 2))):
+        level = f"level{plane}"
+        num_switches = draw(st.integers(1, 4))
+        pairs += [
+            (f"{level}.{switch}", f"{level}.{draw(st.integers(0, switch - 1))}") for switch in range(1, num_switches)
+        ]
+        switches = st.integers(0, num_switches - 1)
+        more = draw(st.lists(st.tuples(switches, switches), max_size=3))
+        pairs += [(f"{level}.{one}", f"{level}.{other}") for one, other in more if one != other]
+        pairs += [(f"gpu{terminal}", f"{level}.{draw(switches)}") for terminal in range(num_terminals)]
+    terminals = st.integers(0, num_terminals - 1)
+    direct = draw(st.sets(st.tuples(terminals, terminals), max_size=2))
+    pairs += [(f"gpu{one}", f"gpu{other}") for one, other in direct if one < other]
+    nodes = [
+        (node_of(a, "gpu", num_terminals), node_of(b, "gpu", num_terminals)) for a, b in draw(st.permutations(pairs))
+    ]
+    ups, downs = link_classes(nodes)
+    network = linked(
+        name="random links",
+        num_terminals=num_terminals,
+        links=nodes,
+        classes={name: draw(links) for name in dict.fromkeys([*ups, *downs])},
+        routing=routing,
+        **common,
+    )
+    try:
+        check_acyclic(network)
+    except ConfigError:
+        reject()
+    return network
+
+
+@st.composite
+def parted_networks(
+    draw: st.DrawFn, rack: Network, links: st.SearchStrategy[Link], routing: str, common: dict[str, Any]
+) -> Network:
+    """Draw packages inside a rack, several racks that a rail network joins, or both."""
+    num_racks = draw(st.integers(1, 2))
+    package = scale_out = None
+    if rack.num_terminals == 4 and (num_racks == 1 or draw(st.booleans())):
+        package = full_mesh(name="package", num_terminals=2, link=draw(links), **common)
+    num_rails = draw(st.sampled_from([size for size in (1, 2, 3, 4) if rack.num_terminals % size == 0]))
+    if num_racks > 1:
+        per_rail = num_racks * rack.num_terminals // num_rails
+        spine = Tier("spine", num_rails, draw(st.integers(1, 3)), draw(links), draw(links))
+        rail = Tier("rail", per_rail, 1, draw(links), draw(links))
+        scale_out = clos(name="scale-out", tiers=[rail, spine], num_planes=1, routing=routing, **common)
+    return package_and_racks(
+        replace(rack, name="random parts"),
+        terminal_name="gpu",
+        routing=routing,
+        package=package,
+        num_racks=num_racks,
+        scale_out=scale_out,
+        num_rails=num_rails,
+    )
 
 
 def packet_formats() -> st.SearchStrategy[PacketFormat]:

@@ -69,6 +69,7 @@ def finished(network: Network, schedule: Schedule, record: RunRecord) -> Result:
     """Make a result with rank r at terminal r."""
     info = RunInfo(
         spec_sha256="0" * 64,
+        overrides={},
         workload={"kind": "test"},
         placement="linear",
         endpoint="fitted",
@@ -96,9 +97,17 @@ def digest_of(schedule: Schedule, record: Any) -> str:
     return digest.hexdigest()
 
 
+def one_rack(name: str) -> FabricSpec:
+    """A fabric of the catalog without what joins several of it."""
+    tables = load_fabric(name).model_dump(exclude_none=True)
+    del tables["scale_out"], tables["defaults"]["routing"]
+    tables["link"] = {key: link for key, link in tables["link"].items() if "rail" not in key}
+    return FabricSpec(**tables)
+
+
 def tiny_fabric() -> FabricSpec:
     """NVL72 cut down to 4 GPUs and 2 planes."""
-    tables = load_fabric("nvl72").model_dump(exclude_none=True)
+    tables = one_rack("nvl72").model_dump(exclude_none=True)
     tables["name"] = "tiny"
     tables["topology"]["planes"]["value"] = 2
     tables["tier"]["nvswitch"]["children"]["value"] = 4

@@ -7,9 +7,10 @@ import pytest
 
 from fabricsim.engine import backends
 from fabricsim.errors import ConfigError
+from fabricsim.fabrics import FabricSpec
 from fabricsim.fabrics.topologies import Link, Tier
 from fabricsim.results.doctor import examine, network_warnings
-from tests.results.small import crossbar, mesh
+from tests.results.small import crossbar, mesh, one_rack
 
 
 def test_the_installation_is_described(tiny_path: Path) -> None:
@@ -77,3 +78,18 @@ def test_small_windows_are_slow() -> None:
     """A mesh with a latency below 20 ns works, but slowly."""
     (warning,) = network_warnings(mesh(link=link(200, 19_999, 9)))
     assert "the smallest channel latency is 19,999 ps" in warning
+
+
+def test_links_that_lead_nowhere_need_no_buffer_for_others() -> None:
+    """Where a direct link carries all, the switch beside it is never used, and nothing follows its links."""
+    quantity = {"source": "a test", "evidence": "assumed"}
+    tables = one_rack("nvl72").model_dump(exclude_none=True)
+    link = tables["link"]["gpu-nvswitch"]
+    tables["topology"] = {
+        "kind": "links",
+        "terminals": {"value": 2, **quantity},
+        "links": [["gpu0", "gpu1"], ["gpu0", "sw.0"], ["gpu1", "sw.0"]],
+    }
+    tables["link"] = {"gpu-gpu": link, "gpu-sw": link}
+    del tables["tier"]
+    assert list(network_warnings(FabricSpec(**tables).network())) == []

@@ -1,0 +1,114 @@
+"""A number of the fabric that a user set and that no part of the run can feel is refused, as an idle option is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+import numpy as np
+import numpy.typing as npt
+
+from fabricsim.engine.state import Durations
+from fabricsim.errors import ConfigError
+from fabricsim.fabrics import FabricSpec
+from fabricsim.fabrics.network import Channels, Network
+from fabricsim.results.routes import channels_between
+from fabricsim.results.traffic import Int32, message_traffic
+from fabricsim.workloads.schedule import ScheduleBlocks
+
+Bool = npt.NDArray[np.bool_]
+
+#: What tells how the nodes are joined and how packets find their ways.
+_SHAPE = ("route_first", "route_count", "candidates", "spray_start", "bundle_index", "bundle_first", "bundle_channels")
+#: Columns of the channel table that act only through the times of packets, which are compared in their place.
+_RATES = ("copy_ps_per_byte_num", "copy_ps_per_byte_den", "ejection_ps_per_byte_num", "ejection_ps_per_byte_den")
+
+
+def refuse_idle_overrides(
+    spec: FabricSpec,
+    network: Network,
+    build: Callable[[FabricSpec], Network],
+    blocks: ScheduleBlocks,
+    terminal_of_rank: Int32,
+) -> None:
+    """Raise ``ConfigError`` for an override without which all else in the run would provably be the same.
+
+    ``network`` is what ``build`` makes of ``spec`` with the options of the run. An override counts if the run without
+    it is refused, or if the tables without it differ where a launch or a packet of the run may meet them.
+    """
+    if not spec.overrides:
+        return
+    reach = _Reach(network, blocks, terminal_of_rank)
+    for key, value in spec.overrides.items():
+        try:
+            other = build(spec.without_override(key))
+        except ConfigError:
+            continue
+        if not reach.feels(other):
+            raise ConfigError(
+                f"setting {key}={value} has no effect on this run on {spec.name}: nothing that the run launches or "
+                "sends meets it; leave it out"
+            )
+
+
+class _Reach:
+    """What a run on a network may use of it, whatever the seed."""
+
+    def __init__(self, network: Network, blocks: ScheduleBlocks, terminal_of_rank: Int32) -> None:
+        self.network = network
+        self.launches = False
+        pairs = np.zeros((network.num_terminals, network.num_terminals), np.bool_)
+        per_bundle = np.zeros(len(network.bundle_first) - 1, np.int64)
+        for block in blocks:
+            self.launches |= bool(block.schedule.tasks.launches.any())
+            traffic = message_traffic(network, block.schedule, terminal_of_rank)
+            pairs[traffic.source_terminal, traffic.target_terminal] = True
+            per_bundle += np.bincount(traffic.bundle, minlength=len(per_bundle))
+        self.moves = bool(pairs.any())
+        #: No injection channel has more messages than this.
+        self.most_messages = int(per_bundle.max(initial=0))
+        self.channels = channels_between(network, *np.nonzero(pairs))
+
+    def feels(self, other: Network) -> bool:
+        """Tell whether the run may differ on a network of other numbers."""
+        mine, theirs = self.network.endpoint, other.endpoint
+        if self.launches and mine.launch_latency_ps != theirs.launch_latency_ps:
+            return True
+        slots_differ = mine.slots != theirs.slots and min(mine.slots, theirs.slots) < self.most_messages
+        return self.moves and (
+            slots_differ
+            or mine.message_overhead_ps != theirs.message_overhead_ps
+            or self.network.packet != other.packet
+            or not _same_shape(self.network, other)
+            or self._channels_differ(other)
+        )
+
+    def _channels_differ(self, other: Network) -> bool:
+        """Tell whether a channel that packets of the run may cross takes other times or has another buffer."""
+        for field in fields(Channels):
+            mine, theirs = (getattr(network.channels, field.name) for network in (self.network, other))
+            if field.name not in _RATES and not np.array_equal(mine[self.channels], theirs[self.channels]):
+                return True
+        channels, num_terminals = self.network.channels, self.network.num_terminals
+        first = self.channels & (channels.source_node < num_terminals)
+        last = self.channels & (channels.target_node < num_terminals)
+        return _server_times_ps(self.network, first, last) != _server_times_ps(other, first, last)
+
+
+def _server_times_ps(network: Network, first: Bool, last: Bool) -> list[bytes]:
+    """Injection times on the channels *first* and ejection times on *last*, of every payload that a packet may have."""
+    durations = Durations(network)
+    rows = durations.table()["value"].reshape(-1, durations.length)[:, 1:]
+    times = [row.tobytes() for row in rows]
+    of_channels = np.concatenate([durations.injection_row[first], durations.ejection_row[last]]) // durations.length
+    return [times[row] for row in of_channels.tolist()]
+
+
+def _same_shape(one: Network, other: Network) -> bool:
+    """Tell whether two networks differ in numbers of their channels and terminals alone."""
+    return (
+        one.num_nodes == other.num_nodes
+        and one.num_planes == other.num_planes
+        and len(one.channels) == len(other.channels)
+        and all(np.array_equal(getattr(one, name), getattr(other, name)) for name in _SHAPE)
+    )
