@@ -168,6 +168,10 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--max-size", metavar="B", help="largest size of a sweep")
     run.add_argument("--factor", type=int, metavar="N", help="step of a sweep (default: 2)")
     run.add_argument("--ranks", type=int, metavar="N", help="number of ranks (default: one per terminal)")
+    run.add_argument(
+        "--tokens", metavar="A[,B...]", help="of moe_dispatch and moe_combine: tokens per rank, not a size"
+    )
+    run.add_argument("--skew", type=float, metavar="X", help="of these: spread of the experts' popularities")
     run.add_argument("--algorithm", metavar="NAME", help="algorithm of the collective (default: its first)")
 
     replay = command(commands, "replay", _replay, "replay a recorded trace on one or more fabrics", common)
@@ -216,6 +220,15 @@ def build_parser() -> argparse.ArgumentParser:
             default="none",
             help="of the file; only an uncompressed one is mapped into memory (default: none)",
         )
+
+    validate = command(
+        commands, "validate", _validate, "hold simulated figures against published and measured ones", json_option
+    )
+    validate.add_argument("fabric", nargs="?", metavar="FABRIC", help="one of the catalog (default: all with points)")
+    validate.add_argument("--all", action="store_true", help="also the points of more than 20 M packet-hops")
+    validate.add_argument("--kernel", default="auto", metavar="NAME", help="auto, numba, c or python (default: auto)")
+    validate.add_argument("--threads", type=int, metavar="N", help="threads of the engine (default: the CPUs given)")
+    validate.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
     doctor = command(
         commands, "doctor", _doctor, "say what the simulator runs with here, and what slows it", json_option
@@ -296,6 +309,8 @@ def _run(args: argparse.Namespace) -> None:
         factor=args.factor,
         ranks=fabric.num_terminals if args.ranks is None else args.ranks,
         algorithm=args.algorithm,
+        tokens=args.tokens,
+        skew=args.skew,
     )
     _simulate(args, [(fabric, workload) for workload in workloads], console.run_answer)
 
@@ -353,6 +368,22 @@ def _simulate(
             console.show(lay_out(results))
     if args.json is not None:
         console.write_json(documents.runs_document(results, command=args.command_line), args.json)
+
+
+def _validate(args: argparse.Namespace) -> None:
+    from fabricsim.results import console
+    from fabricsim.results.progress import PointsReporter
+    from fabricsim.results.validate import validate
+
+    console.check_json_target(args.json)
+    document = validate(
+        args.fabric,
+        everything=args.all,
+        kernel=args.kernel,
+        threads=args.threads,
+        progress=PointsReporter(quiet=args.quiet),
+    )
+    console.answer(document, console.validate_answer, args.json)
 
 
 def _trace_info(args: argparse.Namespace) -> int:

@@ -289,6 +289,32 @@ def test_help_lists_collectives_and_algorithms(capsys: pytest.CaptureFixture[str
     assert "binomial" not in run_cli(capsys, "replay", "--help")[1]
 
 
+def test_moe_collectives_run_by_tokens(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
+    """One result per number of tokens: to each of 4 GPUs a copy of each token, of 14,336 bytes in a combine."""
+    code, out, _ = run_cli(capsys, "run", fabric, "moe_combine", "--tokens", "1,2", "--json", "-", *PYTHON_KERNEL)
+    assert code == 0
+    operations = [result["ops"][0] for result in json.loads(out)["results"]]
+    assert [(row["op"], row["size_bytes"]) for row in operations] == [("moe_combine", 57_344), ("moe_combine", 114_688)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("moe_dispatch", "--size", "1MiB"), "moe_dispatch is run by tokens"),
+        (("moe_dispatch", "--tokens", "1,x"), "--tokens '1,x': write whole numbers"),
+        (("all_to_all", "--size", "1KiB", "--tokens", "1"), "--tokens and --skew are for moe_dispatch and moe_combine"),
+        (("all_to_all", "--size", "1KiB", "--skew", "0.5"), "--tokens and --skew are for moe_dispatch and moe_combine"),
+    ],
+)
+def test_tokens_and_sizes_are_not_mixed(
+    capsys: pytest.CaptureFixture[str], fabric: str, arguments: tuple[str, ...], words: str
+) -> None:
+    """Each is refused where it would have no effect."""
+    code, _, err = run_cli(capsys, "run", fabric, *arguments)
+    assert code == 2
+    assert words in err
+
+
 @pytest.mark.parametrize("codec", ["none", "zstd", "lz4"])
 def test_traces_are_written_with_the_compression_asked_for(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, codec: str

@@ -2,7 +2,8 @@
 
 Notation, per channel of a route: L latency, S serialization of a full packet; E its ejection time; I the
 injection time (copy rate included). ``Z`` is the zero-load latency from the injection start to the delivery. Each
-test derives its form; ``full_packet`` does the ceilings of section 4. Endpoint times are those of the presets.
+test derives its form; ``full_packet`` does the ceilings of section 4. Endpoint times are those of the presets, without
+the protocols, which only change the launch latency A (tests/engine/test_launch.py).
 """
 
 from __future__ import annotations
@@ -43,6 +44,12 @@ class Form:
     ejection: int
     slowest: int
     last_serialization: int
+
+
+def without_protocols(name: str) -> Network:
+    """Build a fabric whose operations all have the same launch latency."""
+    network = load_fabric(name).network()
+    return replace(network, endpoint=replace(network.endpoint, protocols=()))
 
 
 def full_packet(network: Network, classes: tuple[str, ...], payload_bytes: int | None = None) -> Form:
@@ -179,7 +186,7 @@ def test_rotated_all_to_all_in_lock_step(name: str) -> None:
     sent I + (k - 1) R later, R = max(I, S, E); the next step waits for both. With the launch latency A and n ranks the
     operation ends at A + (n - 1) (O + max(Z, I) + (k - 1) R).
     """
-    network = load_fabric(name).network()
+    network = without_protocols(name)
     ranks = 72 if name == "nvl72" else 12
     packets = 2
     classes = next(classes for fabric, classes, _ in ROUTES if fabric == name)
@@ -202,26 +209,27 @@ def test_rotated_all_to_all_in_lock_step(name: str) -> None:
 def test_ring_all_reduce(name: str, classes: tuple[str, ...], ranks: int) -> None:
     """Each of 2 (n - 1) steps passes a chunk of k full packets per plane to the neighbour.
 
-    Neighbours share no channel, so each step takes O + Z + (k - 1) R, and a step's message waits for the chunk of the
-    step before (the channel is free again by then: O + Z > I). The operation ends when the last message is complete and
-    sent: at A + 2 (n - 1) (O + Z + (k - 1) R) + max(0, I - Z).
+    Neighbours share no channel, and a step's message waits for the chunk of the step before and for the channel. So
+    each step but the last takes max(O + Z, I) + (k - 1) R after its first packet's start. The operation ends when the
+    last message is complete and sent: at A + O + (2 (n - 1) - 1) (max(O + Z, I) + (k - 1) R) + (k - 1) R + max(Z, I).
     """
-    network = load_fabric(name).network()
+    network = without_protocols(name)
     form = full_packet(network, classes)
     packets = 3
     size = ranks * planes_of(network) * packets * network.packet.max_payload_bytes
     record = run(network, collective("all_reduce", size=size, ranks=ranks))
-    step = network.endpoint.message_overhead_ps + form.zero_load + (packets - 1) * form.slowest
-    last_sent = max(0, form.injection - form.zero_load)
-    expected = network.endpoint.launch_latency_ps + 2 * (ranks - 1) * step + last_sent
-    assert network.endpoint.message_overhead_ps + form.zero_load > form.injection
+    overhead = network.endpoint.message_overhead_ps
+    train = (packets - 1) * form.slowest
+    step = max(overhead + form.zero_load, form.injection) + train
+    last = train + max(form.zero_load, form.injection)
+    expected = network.endpoint.launch_latency_ps + overhead + (2 * (ranks - 1) - 1) * step + last
     assert record.task_end_ps.tolist() == [expected] * ranks
 
 
 @pytest.mark.parametrize("name", FABRICS)
 def test_launch_and_overhead_come_first(name: str) -> None:
     """The first packet starts after the launch latency (once) and the message overhead (in its slot)."""
-    network = load_fabric(name).network()
+    network = without_protocols(name)
     record = send(network, [(0, 1)], 64)
     endpoint = network.endpoint
     assert record.message_ready_ps[0] == endpoint.launch_latency_ps
@@ -230,7 +238,7 @@ def test_launch_and_overhead_come_first(name: str) -> None:
 
 def test_slots_limit_the_messages_in_flight() -> None:
     """With one slot a message waits for the one before it, then its own overhead: the k-th starts k (O + I) late."""
-    network = load_fabric("nvl72").network()
+    network = without_protocols("nvl72")
     network = replace(network, endpoint=replace(network.endpoint, slots=1))
     form = full_packet(network, ("gpu-nvswitch", "nvswitch-gpu"))
     record = send(network, [(0, target) for target in range(1, 5)], 18 * 256)

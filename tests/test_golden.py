@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import fabricsim as fs
-from fabricsim.workloads.collectives import COLLECTIVES, algorithms_of
+from fabricsim.workloads.collectives import COLLECTIVES, MOE_COLLECTIVES, algorithms_of
 from fabricsim.workloads.trace import Clock, trace_from_rows
 
 FILE = Path(__file__).parent / "golden" / "digests.json"
@@ -25,7 +25,10 @@ TRACES = Path(__file__).resolve().parents[1] / "traces"
 
 def collective(fabric: str, op: str, algorithm: str) -> fs.Result:
     """24 ranks, on CloudMatrix 384 three nodes, so that packets take all kinds of routes; quick, but with queues."""
-    return fs.simulate(fabric, fs.collective(op, size="256KiB", ranks=24, algorithm=algorithm))
+    # 256 experts stand on 32 ranks, 8 on each.
+    moe = {"tokens": 16, "skew": 0.5, "ranks": 32}
+    amount: dict[str, Any] = moe if op in MOE_COLLECTIVES else {"size": "256KiB", "ranks": 24}
+    return fs.simulate(fabric, fs.collective(op, algorithm=algorithm, **amount))
 
 
 def replay(trace: str, fabric: str, **options: Any) -> fs.Result:

@@ -79,13 +79,15 @@ def test_sdist_holds_what_a_rebuild_needs(built: Path) -> None:
 
 
 def test_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
-    """The wheel carries every module, catalog file and type marker, the licence and the command, and no tests."""
+    """The wheel carries every module, data file and type marker, the licence and the command, and no tests."""
     (archive,) = built.glob("*.whl")
     with zipfile.ZipFile(archive) as opened:
         held = {name for name in opened.namelist() if not name.endswith("/")}
         (entry_points,) = (name for name in held if name.endswith(".dist-info/entry_points.txt"))
         commands = opened.read(entry_points).decode()
-    files = (path for path in (ROOT / "fabricsim").rglob("*") if path.suffix in (".py", ".toml", ".typed"))
+    files = (
+        path for path in (ROOT / "fabricsim").rglob("*") if path.suffix in (".py", ".toml", ".json", ".csv", ".typed")
+    )
     modules = {name for name in held if ".dist-info/" not in name}
     assert modules - {KERNEL} == {path.relative_to(ROOT).as_posix() for path in files}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in held)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine.hashing import FIRST_PLANE, FLOW, TIE, hash_words
+from fabricsim.engine.launch import launch_latencies_ps
 from fabricsim.engine.layout import (
     BANK_SHIFT,
     DTYPES,
@@ -484,7 +485,7 @@ def task_rows(network: Network, schedule: Schedule, messages: Rows, terminal_of_
     tasks["begin_ps"] = tasks["end_ps"] = NOT_YET
     tasks["not_before_ps"] = source.not_before_ps
     tasks["gap_ps"] = source.gap_ps
-    tasks["launch_ps"] = np.where(source.launches, network.endpoint.launch_latency_ps, 0)
+    tasks["launch_ps"] = launch_latencies_ps(network.endpoint, schedule)
     tasks["terminal"] = terminal_of_rank[source.rank]
     tasks["first_successor"] = tasks["next_new"] = NONE
 

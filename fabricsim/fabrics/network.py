@@ -9,6 +9,7 @@ Planes that are alike number their places alike.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -34,15 +35,37 @@ class PacketFormat:
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """What a terminal adds to the wires (docs/physics.md, section 8).
+class Protocol:
+    """What a library's way of doing some operations adds to their launch latency (docs/physics.md, section 9).
 
-    Copy and ejection rates are per channel and stand in the channel table.
+    It is for ``operations`` (names or kinds of operation) whose part per rank has at least ``least_part_bytes``.
+    Rates are in picoseconds per byte; what is zero adds nothing.
+    """
+
+    operations: tuple[str, ...]
+    least_part_bytes: int
+    launch_latency_ps: int
+    step_latency_ps: int = 0
+    staging_ps_per_byte: Fraction = Fraction(0)
+    part_ps_per_byte: Fraction = Fraction(0)
+    piece_overhead_ps: int = 0
+    descriptor_latency_ps: int = 0
+    descriptor_gap_ps: int = 0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What a terminal adds to the wires (docs/physics.md, sections 8 and 9).
+
+    Copy and ejection rates are per channel and stand in the channel table; ``copy_ps_per_byte`` is that of a whole
+    terminal, 0 if it does not limit. An operation that no protocol is for has ``launch_latency_ps``.
     """
 
     launch_latency_ps: int
     message_overhead_ps: int
     slots: int
+    copy_ps_per_byte: Fraction = Fraction(0)
+    protocols: tuple[Protocol, ...] = ()
 
 
 @dataclass(frozen=True)

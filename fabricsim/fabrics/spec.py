@@ -37,7 +37,7 @@ from fabricsim.errors import ConfigError, unknown
 from fabricsim.fabrics.complaints import Complaint, refusal, translate
 from fabricsim.fabrics.links import Node, link_classes, linked, node_of
 from fabricsim.fabrics.mesh import Dimension, mesh
-from fabricsim.fabrics.network import Endpoint, Network, PacketFormat
+from fabricsim.fabrics.network import Endpoint, Network, PacketFormat, Protocol
 from fabricsim.fabrics.overrides import put_in, refuse_unknown
 from fabricsim.fabrics.parts import package_and_racks
 from fabricsim.fabrics.topologies import ROUTINGS, Link, Tier, check_acyclic, check_link, clos, full_mesh
@@ -209,8 +209,46 @@ class DefaultsTable(Table):
     routing: Literal["spray", "deterministic"] | None = None
 
 
+class ProtocolTable(Table):
+    """``[terminal.protocol.NAME]``: what a library adds to some operations (docs/physics.md, section 9).
+
+    What is left out adds nothing. Rates are those of a whole terminal.
+    """
+
+    operations: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
+    least_part: Size | None = None
+    launch_latency: Time
+    step_latency: Time | None = None
+    staging_rate: Bandwidth | None = None
+    part_rate: Bandwidth | None = None
+    piece_overhead: Time | None = None
+    descriptor_latency: Time | None = None
+    descriptor_gap: Time | None = None
+
+    def protocol(self) -> Protocol:
+        """Give the numbers as the engine takes them."""
+
+        def exact(quantity: Size | Time | None) -> int:
+            return 0 if quantity is None else quantity.exact
+
+        def rate(quantity: Bandwidth | None) -> Fraction:
+            return Fraction(0) if quantity is None else quantity.exact
+
+        return Protocol(
+            operations=self.operations,
+            least_part_bytes=exact(self.least_part),
+            launch_latency_ps=self.launch_latency.exact,
+            step_latency_ps=exact(self.step_latency),
+            staging_ps_per_byte=rate(self.staging_rate),
+            part_ps_per_byte=rate(self.part_rate),
+            piece_overhead_ps=exact(self.piece_overhead),
+            descriptor_latency_ps=exact(self.descriptor_latency),
+            descriptor_gap_ps=exact(self.descriptor_gap),
+        )
+
+
 class TerminalTable(Table):
-    """``[terminal]``: its name, and what it adds to the wires (docs/physics.md, section 8)."""
+    """``[terminal]``: its name, and what it adds to the wires (docs/physics.md, sections 8 and 9)."""
 
     name: LevelName
     launch_latency: Time
@@ -218,6 +256,7 @@ class TerminalTable(Table):
     slots: Count
     copy_rate: Limit
     ejection_rate: Limit
+    protocol: dict[Name, ProtocolTable] = {}
 
 
 class TierTable(Table):
@@ -355,6 +394,7 @@ class FabricSpec(Table):
                 )
         if self.defaults.packet not in self.packet:
             yield Complaint("defaults.packet", unknown("packet format", self.defaults.packet, self.packet))
+        yield from self._contradictory_protocols()
         if not isinstance(topology, LinksTable):  # of which it shows when it is built
             tiers_choose = any(self.tier[tier].parents.exact > 1 for tier in self._tiers if tier in self.tier)
             yield from self._routing_faults(tiers_choose or self.scale_out is not None)
@@ -390,6 +430,26 @@ class FabricSpec(Table):
             yield Complaint(
                 "defaults.routing", f"found {self.defaults.routing!r}, but each pair has one path per plane; drop it"
             )
+
+    def _contradictory_protocols(self) -> Iterator[Complaint]:
+        """Find protocols of which no one could say which counts, or that count with a rate that there is not."""
+        taken: dict[tuple[str, int], str] = {}
+        for name, table in self.terminal.protocol.items():
+            key = f"terminal.protocol.{name}"
+            for operation in table.operations:
+                choice = (operation, table.protocol().least_part_bytes)
+                if choice in taken:
+                    yield Complaint(
+                        f"{key}.operations",
+                        f"found {operation!r}, which terminal.protocol.{taken[choice]} is for as well; drop it here or "
+                        "give the two different least_part",
+                    )
+                taken[choice] = name
+            for quantity in ("piece_overhead", "descriptor_gap"):
+                if getattr(table, quantity) is not None and self.terminal.copy_rate.exact is None:
+                    yield Complaint(
+                        f"{key}.{quantity}", "counts with terminal.copy_rate, which is unlimited; drop one of them"
+                    )
 
     @property
     def _tiers(self) -> tuple[str, ...]:
@@ -477,6 +537,7 @@ class FabricSpec(Table):
             "topology": {name: value for name, value in self.topology if not isinstance(value, Quantity)},
             "defaults": self.defaults.model_dump(),
             "terminal": self.terminal.name,
+            "protocols": {name: protocol.operations for name, protocol in self.terminal.protocol.items()},
             "quantities": {key: str(quantity.exact) for key, quantity in self._quantities()},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -522,8 +583,8 @@ class FabricSpec(Table):
         """Build the tables that the engine runs on.
 
         ``packet`` and ``routing`` default to the file's ``[defaults]``. ``endpoint`` is ``fitted``, or ``ideal``: no
-        launch latency, no message overhead, no copy limit. Raises ``ConfigError`` for a name that does not exist and
-        for a routing where no switch has a choice.
+        launch latency, no protocols, no message overhead, no copy limit. Raises ``ConfigError`` for a name that does
+        not exist and for a routing where no switch has a choice.
         """
         packet = self.defaults.packet if packet is None else packet
         if packet not in self.packet:
@@ -548,6 +609,8 @@ class FabricSpec(Table):
                 launch_latency_ps=terminal.launch_latency.exact if is_fitted else 0,
                 message_overhead_ps=terminal.message_overhead.exact if is_fitted else 0,
                 slots=terminal.slots.exact,
+                copy_ps_per_byte=(terminal.copy_rate.exact if is_fitted else None) or Fraction(0),
+                protocols=tuple(table.protocol() for table in terminal.protocol.values()) if is_fitted else (),
             ),
             "ejection_ps_per_byte": terminal.ejection_rate.exact,
         }

@@ -34,6 +34,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from fabricsim.engine.launch import launch_latencies_ps
 from fabricsim.fabrics.network import Network
 from fabricsim.results.routes import Routes
 from fabricsim.results.traffic import Traffic, wire_bytes_of
@@ -64,7 +65,7 @@ def earliest_ends_ps(
         Shape (operations,), int64: no operation ends before its simulated time here, in picoseconds.
     """
     tasks = schedule.tasks
-    start_ps = task_begin_ps + np.where(tasks.launches, network.endpoint.launch_latency_ps, 0)
+    start_ps = task_begin_ps + launch_latencies_ps(network.endpoint, schedule)
     end_ps = np.zeros(len(schedule.operations), np.int64)
     np.maximum.at(end_ps, tasks.operation, start_ps)
     if len(traffic.message):

@@ -179,6 +179,69 @@ def fabric_answer(document: Mapping[str, Any]) -> RenderableType:
     return _apart(*parts)
 
 
+def validate_answer(document: Mapping[str, Any]) -> RenderableType:
+    """Lay out simulated figures beside measured ones: every point by fabric and source, then the families."""
+    parts: list[RenderableType] = []
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in document["points"]:
+        groups.setdefault((row["fabric"], row["source"]), []).append(row)
+    for (fabric, source), rows in groups.items():
+        table = _table(
+            ("figure", "", "left"),
+            ("size", "B"),
+            ("unit", ""),
+            ("measured", ""),
+            ("simulated", ""),
+            ("error", "%"),
+            ("", ""),
+        )
+        for row in rows:
+            table.add_row(
+                row["what"],
+                f"{row['size_bytes']:,}",
+                row["unit"],
+                _number(row["measured"]),
+                _number(row["simulated"]),
+                f"{row['error_percent']:+.1f}",
+                "fitted" if row["fitted"] else "predicted",
+            )
+        parts.append(Group(Text(f"{fabric}: {source}", "bold"), table))
+    parts.append(
+        Text(
+            "Errors of the predicted points: median and worst above 1 MiB, the worst up to there (small).\n"
+            "Within: at most 5, 15 and 25 %.",
+            "bold",
+        )
+    )
+    for fabric in dict.fromkeys(row["fabric"] for row in document["families"]):
+        table = _table(
+            (fabric, "", "left"),
+            ("fitted", ""),
+            ("predicted", ""),
+            ("median", "%"),
+            ("worst", "%"),
+            ("small", "%"),
+            ("within", ""),
+        )
+        for row in (row for row in document["families"] if row["fabric"] == fabric):
+            errors = (row[key] for key in ("median_percent", "worst_percent", "worst_small_percent"))
+            table.add_row(
+                row["family"],
+                str(row["fitted"]),
+                str(row["predicted"]),
+                *("-" if error is None else f"{error:.1f}" for error in errors),
+                {True: "yes", False: "no", None: "-"}[row["within"]],
+            )
+        parts.append(table)
+    skipped = document["skipped"]
+    if skipped:
+        what, them = (
+            ("point", "was skipped; --all runs it") if skipped == 1 else ("points", "were skipped; --all runs them")
+        )
+        parts.append(Text(f"{skipped} {what} of more than 20 M packet-hops {them}."))
+    return _apart(*parts)
+
+
 def trace_answer(summary: Mapping[str, Any], *, follows: bool = False) -> RenderableType:
     """Lay out what a trace holds, from ``documents.trace_document``; apart from another one that it follows."""
     span_ns, complete, clock = summary["time_span_ns"], summary["complete"], summary["clock"]

@@ -26,6 +26,7 @@ from fabricsim.results.routes import find_routes
 from fabricsim.results.run import Workload, simulate
 from fabricsim.results.traffic import Int64, Traffic, message_traffic, wire_bytes_of
 from fabricsim.results.versions import package_version
+from fabricsim.workloads.schedule import Schedule
 
 SCHEMA = "fabricsim.estimate/1"
 
@@ -245,6 +246,18 @@ def estimate(
             packets_bytes=(rows + outgrown) * DTYPES["packets"].itemsize,
         ),
     )
+
+
+def packet_hops_to_simulate(fabric: FabricSpec, schedule: Schedule, placement: Placement | None) -> int:
+    """Count the packet-hops that the engine would do, those of planes that are folded away left out."""
+    network = fabric.network()
+    terminals = terminal_of_rank(
+        placement, num_ranks=schedule.num_ranks, num_terminals=network.num_terminals, fabric=network.name, recorded=None
+    )
+    folding = fold_planes(network, [schedule], terminals)
+    load = Load(folding.network)
+    load.add(message_traffic(folding.network, folding.schedule(schedule), terminals))
+    return load.packet_hops
 
 
 class _EnoughSeen(Exception):  # noqa: N818 - no error

@@ -8,6 +8,7 @@ from dataclasses import fields
 import numpy as np
 import numpy.typing as npt
 
+from fabricsim.engine.launch import launch_latencies_ps
 from fabricsim.engine.state import Durations
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import FabricSpec
@@ -56,11 +57,10 @@ class _Reach:
 
     def __init__(self, network: Network, blocks: ScheduleBlocks, terminal_of_rank: Int32) -> None:
         self.network = network
-        self.launches = False
+        self._blocks = blocks
         pairs = np.zeros((network.num_terminals, network.num_terminals), np.bool_)
         per_bundle = np.zeros(len(network.bundle_first) - 1, np.int64)
         for block in blocks:
-            self.launches |= bool(block.schedule.tasks.launches.any())
             traffic = message_traffic(network, block.schedule, terminal_of_rank)
             pairs[traffic.source_terminal, traffic.target_terminal] = True
             per_bundle += np.bincount(traffic.bundle, minlength=len(per_bundle))
@@ -72,8 +72,10 @@ class _Reach:
     def feels(self, other: Network) -> bool:
         """Tell whether the run may differ on a network of other numbers."""
         mine, theirs = self.network.endpoint, other.endpoint
-        if self.launches and mine.launch_latency_ps != theirs.launch_latency_ps:
-            return True
+        for block in self._blocks if mine != theirs else ():
+            latencies_ps = (launch_latencies_ps(endpoint, block.schedule) for endpoint in (mine, theirs))
+            if not np.array_equal(*latencies_ps):
+                return True
         slots_differ = mine.slots != theirs.slots and min(mine.slots, theirs.slots) < self.most_messages
         return self.moves and (
             slots_differ

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_S = 30.0
+POINTS_EVERY_S = 5.0
 
 
 class ProgressReporter:
@@ -86,6 +88,22 @@ class ProgressReporter:
             self._bar.update(self._task, state=words)
         elif not self._quiet:
             print(f"{self._label}: {words}", file=self._stream, flush=True)
+
+
+class PointsReporter:
+    """Says how far a series of short runs is: a line every few seconds on a terminal, else every 30."""
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._quiet = quiet
+        self._stream = sys.stderr if stream is None else stream
+        self._last_line_s = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take how many points of all are done."""
+        every_s = POINTS_EVERY_S if self._stream.isatty() else LINE_EVERY_S
+        if not self._quiet and time.monotonic() - self._last_line_s >= every_s:
+            self._last_line_s = time.monotonic()
+            print(f"fabricsim: {done:,} of {total:,} points", file=self._stream, flush=True)
 
 
 def fraction_done(progress: Progress) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fabricsim.engine.driver import Progress, run_blocks
 from fabricsim.engine.folding import fold as fold_planes
 from fabricsim.engine.folding import unfolded
+from fabricsim.engine.launch import launch_latencies_ps
 from fabricsim.engine.placement import Int32, Placement, placement_name, terminal_of_rank
 from fabricsim.errors import ConfigError, StallError
 from fabricsim.fabrics import FabricSpec, load_fabric
@@ -21,7 +22,7 @@ from fabricsim.results.result import Result, RunInfo
 from fabricsim.results.routes import find_routes
 from fabricsim.results.traffic import message_traffic
 from fabricsim.units import parse_bytes, whole_number
-from fabricsim.workloads.collectives import COLLECTIVES, algorithms_of, collective
+from fabricsim.workloads.collectives import COLLECTIVES, MOE_COLLECTIVES, algorithms_of, collective
 from fabricsim.workloads.schedule import Schedule, ScheduleBlocks
 from fabricsim.workloads.schedule_check import check_schedule
 
@@ -275,13 +276,27 @@ def collective_sweep(
     factor: int | None,
     ranks: int,
     algorithm: str | None,
+    tokens: str | None = None,
+    skew: float | None = None,
 ) -> list[Workload]:
     """Make the workloads of ``fabricsim run``: one collective at the sizes that its options name.
 
     ``sizes`` is a list such as ``1MiB,64MiB``; the other way to say it is ``min_size`` to ``max_size``, each size
-    ``factor`` (2) times the one before. Raises ``ConfigError`` where the options name no sizes, or name them twice.
+    ``factor`` (2) times the one before. moe_dispatch and moe_combine take a list of ``tokens`` in their place. Raises
+    ``ConfigError`` where the options name no sizes, or name them twice.
     """
     swept = (min_size, max_size, factor) != (None, None, None)
+    if op in MOE_COLLECTIVES:
+        if tokens is None or swept or sizes is not None:
+            raise ConfigError(f"{op} is run by tokens per rank in place of a size: give --tokens 128[,...] alone")
+        if not all(entry.strip().isdecimal() for entry in tokens.split(",")):
+            raise ConfigError(f"--tokens {tokens!r}: write whole numbers with one comma between: 128,4096")
+        return [
+            _workload_of(collective(op, tokens=int(entry), ranks=ranks, algorithm=algorithm, skew=skew))
+            for entry in tokens.split(",")
+        ]
+    if tokens is not None or skew is not None:
+        raise ConfigError(f"--tokens and --skew are for {' and '.join(MOE_COLLECTIVES)}, not for {op}; leave them out")
     if sizes is not None and not swept:
         entries = sizes.split(",")
         if not all(entry.strip() for entry in entries):
@@ -330,9 +345,9 @@ def _refuse_idle_endpoint(spec: FabricSpec, blocks: ScheduleBlocks, terminals: I
     fitted = spec.network()
     adds_to_messages = spec.terminal.message_overhead.exact or spec.terminal.copy_rate.exact
     for block in blocks:
-        launches = bool(block.schedule.tasks.launches.any())
+        launches = bool(launch_latencies_ps(fitted.endpoint, block.schedule).any())
         moves = adds_to_messages and len(message_traffic(fitted, block.schedule, terminals).message) > 0
-        if (fitted.endpoint.launch_latency_ps and launches) or moves:
+        if launches or moves:
             return
     raise ConfigError(
         f"endpoint ideal has no effect on this run on {spec.name}: terminals add nothing to its wires; leave it out"

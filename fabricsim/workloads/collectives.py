@@ -15,6 +15,13 @@ import numpy.typing as npt
 
 from fabricsim.errors import ConfigError, unknown
 from fabricsim.units import parse_bytes, whole_number
+from fabricsim.workloads.moe import (
+    HIDDEN,
+    balanced_copies,
+    combine_copy_bytes,
+    dispatch_copy_bytes,
+    skewed_copies,
+)
 from fabricsim.workloads.schedule import (
     Int32,
     Int64,
@@ -32,6 +39,9 @@ PART_ALIGNMENT_BYTES = 16
 
 MAX_RANKS = 32_768
 """Above this the rows of a ring all-reduce, 2 n (n - 1), would not fit 32-bit numbers."""
+
+MAX_TOKENS = 2**24
+"""Of a rank in an MoE collective, and bytes of a copy: their product over all ranks stays far from the end of int64."""
 
 MAX_SIZE_BYTES = 2**62
 """Above this sums of bytes would come near the end of int64."""
@@ -87,7 +97,7 @@ def algorithms_of(op: str) -> tuple[str, ...]:
 # The algorithms
 
 
-@algorithm("direct", "all_to_all", "all_to_all_v")
+@algorithm("direct", "all_to_all", "all_to_all_v", "moe_dispatch", "moe_combine")
 def all_to_all_direct(demand: Demand) -> MessageBlock:
     """Send to all peers at once: place r in the order r + 1, r + 2, ..., so that no target comes first for all.
 
@@ -318,7 +328,10 @@ _PARTS: dict[str, Callable[[int, int], Int64]] = {
     "send_recv": _whole,
 }
 
-COLLECTIVES: tuple[str, ...] = tuple(_PARTS)
+MOE_COLLECTIVES: tuple[str, ...] = ("moe_dispatch", "moe_combine")
+"""Those of a mixture-of-experts layer, which are run by tokens in place of a size."""
+
+COLLECTIVES: tuple[str, ...] = (*_PARTS, *MOE_COLLECTIVES)
 """What :func:`collective` knows; other operations occur in traces only."""
 
 
@@ -329,6 +342,9 @@ def collective(
     ranks: int,
     algorithm: str | None = None,
     splits: Sequence[Sequence[int]] | npt.NDArray[np.integer] | None = None,
+    tokens: int | None = None,
+    skew: float | None = None,
+    copy_bytes: int | None = None,
 ) -> Schedule:
     """Make the workload of one collective over the ranks 0 .. ``ranks`` - 1, all of which begin at time 0.
 
@@ -350,6 +366,14 @@ def collective(
         A name out of ``algorithms_of(op)``, ``None`` for the first of them. A broadcast starts at rank 0.
     splits
         For all_to_all_v, instead of ``size``: bytes from row to column, shape (``ranks``, ``ranks``).
+    tokens
+        For moe_dispatch and moe_combine, instead of ``size``: how many each rank sends into the layer, which is that of
+        :mod:`fabricsim.workloads.moe`. A token goes once to each rank that holds one of its experts.
+    skew
+        With ``tokens``: spread of the experts' popularities. ``None`` deals the tokens evenly, to as many ranks as
+        possible.
+    copy_bytes
+        With ``tokens``: bytes of a token copy; ``None`` is FP8 with scales for dispatch and BF16 for combine.
 
     Raises
     ------
@@ -358,7 +382,7 @@ def collective(
         positive or rounds to zero; splits of another shape, negative, or for another operation.
     """
     ranks = whole_number("ranks", ranks)
-    if op not in _PARTS:
+    if op not in COLLECTIVES:
         if algorithms_of(op):
             raise ConfigError(
                 f"the operation '{op}' occurs in traces only and cannot be run by its size; use one of "
@@ -368,20 +392,32 @@ def collective(
     if not 1 <= ranks <= MAX_RANKS:
         raise ConfigError(f"a collective of {ranks} ranks cannot be run: use 1 to {MAX_RANKS}")
     name = choose_algorithm(op, algorithm)
-    parts_bytes = _parts_by_size(op, size, ranks) if splits is None else _parts_by_splits(op, size, ranks, splits)
+    if op in MOE_COLLECTIVES:
+        if size is not None or splits is not None:
+            raise ConfigError(f"{op} is run by tokens, such as tokens=128; leave size and splits out")
+        parts_bytes = _parts_by_tokens(op, tokens, ranks, skew, copy_bytes)
+    elif (tokens, skew, copy_bytes) != (None, None, None):
+        raise ConfigError(f"tokens, skew and copy_bytes are for {' and '.join(MOE_COLLECTIVES)} only; leave them out")
+    else:
+        parts_bytes = _parts_by_size(op, size, ranks) if splits is None else _parts_by_splits(op, size, ranks, splits)
     demand = Demand(ranks, parts_bytes)
-    operation = Operation(op, op, name, tuple(range(ranks)), demand.size_bytes)
+    operation = Operation(op, op, name, tuple(range(ranks)), demand.size_bytes, descriptors=tokens or 0)
+    return one_operation(operation, ALGORITHMS[op, name](demand))
+
+
+def one_operation(operation: Operation, block: MessageBlock, *, launches: bool = True) -> Schedule:
+    """Make the workload of one operation over the ranks 0, 1, ..., which begins at time 0 at all of them."""
+    ranks = len(operation.ranks)
     tasks = Tasks(
         operation=np.zeros(ranks, dtype=np.int32),
         rank=np.arange(ranks, dtype=np.int32),
         gap_ps=np.zeros(ranks, dtype=np.int64),
         not_before_ps=np.zeros(ranks, dtype=np.int64),
-        launches=np.ones(ranks, dtype=np.bool_),
+        launches=np.full(ranks, launches),
         predecessor_first=np.zeros(ranks + 1, dtype=np.int64),
         predecessors=np.empty(0, dtype=np.int32),
     )
-    messages = join_messages(np.zeros(1, dtype=np.int64), [(0, ALGORITHMS[op, name](demand))])
-    return Schedule(ranks, (operation,), tasks, messages)
+    return Schedule(ranks, (operation,), tasks, join_messages(np.zeros(1, dtype=np.int64), [(0, block)]))
 
 
 def choose_algorithm(op: str, name: str | None) -> str:
@@ -411,6 +447,19 @@ def _parts_by_size(op: str, size: str | int | None, ranks: int) -> Int64:
             f"{PART_ALIGNMENT_BYTES} bytes; use at least {least} bytes"
         )
     return parts_bytes
+
+
+def _parts_by_tokens(op: str, tokens: int | None, ranks: int, skew: float | None, copy_bytes: int | None) -> Int64:
+    if tokens is None:
+        raise ConfigError(f"{op} needs tokens, such as 128: how many each rank sends into the layer")
+    tokens = whole_number("tokens", tokens)
+    if copy_bytes is None:
+        copy_bytes = (dispatch_copy_bytes if op == "moe_dispatch" else combine_copy_bytes)(HIDDEN)
+    copy_bytes = whole_number("copy_bytes", copy_bytes)
+    if min(tokens, copy_bytes) < 1 or max(tokens, copy_bytes) > MAX_TOKENS:
+        raise ConfigError(f"{tokens} tokens of {copy_bytes} bytes cannot be run: use 1 to {MAX_TOKENS} of either")
+    copies = balanced_copies(ranks, tokens) if skew is None else skewed_copies(ranks, tokens, skew)
+    return copy_bytes * (copies if op == "moe_dispatch" else copies.T)
 
 
 def _parts_by_splits(

@@ -39,6 +39,9 @@ COMBINE_ELEMENT_BYTES = 2  # bfloat16
 
 _CHUNK = 8192
 
+#: The layer of DeepSeek-V3, where nothing else is said.
+HIDDEN, EXPERTS, TOP_K = 7168, 256, 8
+
 #: Beyond this a handful of experts draw nearly every token, which no trained router does.
 MAX_SKEW = 3.0
 
@@ -184,13 +187,28 @@ def route(layer: Layer) -> Routing:
     return Routing(copies.astype(np.int64), np.bincount(holder.ravel(), minlength=ep).astype(np.int64))
 
 
+def balanced_copies(ranks: int, tokens: int) -> Int64:
+    """Count the token copies from row to column if each token goes to TOP_K ranks (all, if there are fewer) in turn.
+
+    Shape ``(ranks, ranks)``, what a rank keeps included; rank s deals its copies to s, s + 1, ...
+    """
+    copies = tokens * min(TOP_K, ranks)
+    place = (np.arange(ranks)[None, :] - np.arange(ranks)[:, None]) % ranks
+    return copies // ranks + (place < copies % ranks)
+
+
+def skewed_copies(ranks: int, tokens: int, skew: float) -> Int64:
+    """Count the token copies from row to column if experts are popular as in :func:`expert_weights`."""
+    return route(Layer(ranks, tokens, HIDDEN, EXPERTS, TOP_K, 0, skew, 1, 0)).copies
+
+
 def moe_trace(
     *,
     ep: int,
     tokens_per_rank: int,
-    hidden: int = 7168,
-    experts: int = 256,
-    top_k: int = 8,
+    hidden: int = HIDDEN,
+    experts: int = EXPERTS,
+    top_k: int = TOP_K,
     redundant_experts: int = 0,
     skew: float = 0.5,
     seed: int = 1,

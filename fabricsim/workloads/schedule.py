@@ -25,8 +25,9 @@ class Operation:
 
     ``size_bytes`` is the size as nccl-tests defines it; ``recorded_ps`` what the recording took from the last
     rank's start to the last rank's end, ``None`` where it does not say. ``recorded_algorithm`` is the recording's word
-    where its algorithm is not ``algorithm``, else empty. ``is_join`` marks what is no operation of the workload, but
-    the end of several, so that others can wait for all of them at once.
+    where its algorithm is not ``algorithm``, else empty. ``descriptors`` counts what a rank handles one by one, such as
+    the tokens of an MoE dispatch; 0 where that is not known. ``is_join`` marks what is no operation of the workload,
+    but the end of several, so that others can wait for all of them at once.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Operation:
     size_bytes: int
     recorded_ps: int | None = None
     recorded_algorithm: str = ""
+    descriptors: int = 0
     is_join: bool = False
 
 

@@ -214,6 +214,35 @@ def test_the_hash_is_of_the_physics() -> None:
     assert changed('value = "unlimited"', 'value = "900 GB/s"') != original
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            'operations = ["moe_combine"]',
+            'operations = ["moe_combine", "moe_dispatch"]',
+            "moe_combine.operations: found 'moe_dispatch', which terminal.protocol.moe_dispatch is for as well",
+        ),
+        ('value = "775.1 GB/s"', 'value = "unlimited"', "counts with terminal.copy_rate, which is unlimited"),
+        ('operations = ["moe_combine"]', "operations = []", "terminal.protocol.moe_combine.operations: found []"),
+    ],
+)
+def test_contradictory_protocols_are_refused(old: str, new: str, words: str) -> None:
+    """One operation and size has one protocol, and what counts with a rate needs one."""
+    assert words in refused(NVL72, old, new)
+
+
+def test_protocols_are_part_of_the_hash_and_of_the_endpoint() -> None:
+    """What they are for changes a result, so it changes the hash."""
+    changed = NVL72.replace('operations = ["moe_combine"]', 'operations = ["moe_dispatch"]')
+    changed = changed.replace("protocol.moe_dispatch", "protocol.moe_x").replace(
+        '["moe_dispatch"]', '["moe_combine"]', 1
+    )
+    assert FabricSpec.from_toml(changed, origin="my.toml").spec_sha256 != load_fabric("nvl72").spec_sha256
+    protocols = load_fabric("nvl72").network().endpoint.protocols
+    assert [protocol.least_part_bytes for protocol in protocols][:4] == [0, 65_536, 0, 2_097_152]
+    assert load_fabric("nvl72").network(endpoint="ideal").endpoint.protocols == ()
+
+
 def test_ideal_endpoints_cost_nothing() -> None:
     """The ideal endpoint has no launch latency, no overhead and no copy limit; wires and slots stay."""
     spec = load_fabric("nvl72")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics.links import link_classes, linked, node_of
 from fabricsim.fabrics.mesh import Dimension, mesh
-from fabricsim.fabrics.network import Endpoint, Network, PacketFormat
+from fabricsim.fabrics.network import Endpoint, Network, PacketFormat, Protocol
 from fabricsim.fabrics.parts import package_and_racks
 from fabricsim.fabrics.topologies import Link, Tier, check_acyclic, clos, full_mesh
 from fabricsim.workloads.schedule import Messages, Operation, Schedule, Tasks
@@ -92,6 +92,7 @@ def build_schedule(num_ranks: int, drafts: Sequence[OperationDraft]) -> Schedule
                 algorithm="direct",
                 ranks=tuple(task.rank for task in draft.tasks),
                 size_bytes=sum(message.size_bytes for message in draft.messages),
+                descriptors=number,
             )
             for number, draft in enumerate(drafts)
         ),
@@ -333,6 +334,26 @@ def endpoints() -> st.SearchStrategy[Endpoint]:
         launch_latency_ps=st.just(0) | st.integers(1, 3_000_000),
         message_overhead_ps=st.just(0) | st.integers(1, 500_000),
         slots=st.sampled_from([2, 3, 4, 1]),
+        copy_ps_per_byte=st.just(Fraction(0)) | ps_per_byte(),
+        protocols=st.lists(protocols(), max_size=2).map(tuple),
+    )
+
+
+def protocols() -> st.SearchStrategy[Protocol]:
+    """Draw what a library adds to all_to_all_v, which all operations of a case are; any of it may be nothing."""
+    times_ps = st.just(0) | st.integers(1, 300_000)
+    rates = st.just(Fraction(0)) | ps_per_byte()
+    return st.builds(
+        Protocol,
+        operations=st.sampled_from([("all_to_all_v",), ("all_reduce", "all_to_all_v"), ("moe_combine",)]),
+        least_part_bytes=st.sampled_from([0, 1, 100, 1000]),
+        launch_latency_ps=times_ps,
+        step_latency_ps=times_ps,
+        staging_ps_per_byte=rates,
+        part_ps_per_byte=rates,
+        piece_overhead_ps=times_ps,
+        descriptor_latency_ps=times_ps,
+        descriptor_gap_ps=times_ps,
     )
 
 

@@ -10,14 +10,14 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import ceil
+from math import ceil, isqrt
 
 import numpy as np
 import numpy.typing as npt
 
 from fabricsim.errors import StallError
-from fabricsim.fabrics.network import Network
-from fabricsim.workloads.schedule import Schedule
+from fabricsim.fabrics.network import Endpoint, Network, Protocol
+from fabricsim.workloads.schedule import Operation, Schedule
 
 Int64 = npt.NDArray[np.int64]
 
@@ -554,10 +554,31 @@ def build_channels(network: Network, seed: int) -> list[Channel]:
     return channels
 
 
+def launch_ps_of(endpoint: Endpoint, operation: Operation) -> int:
+    """Tell the launch latency of an operation (section 9)."""
+    size, n = operation.size_bytes, len(operation.ranks)
+    part = size // n
+    for word in (operation.name, operation.op):
+        best: Protocol | None = None
+        for protocol in endpoint.protocols:
+            fits = word in protocol.operations and part >= protocol.least_part_bytes
+            if fits and (best is None or protocol.least_part_bytes > best.least_part_bytes):
+                best = protocol
+        if best is not None:
+            rounds = 2 if word == "all_reduce" else 1
+            moved = rounds * (size - part)
+            launch = best.launch_latency_ps + rounds * (n - 1) * best.step_latency_ps
+            launch += ceil(moved * best.staging_ps_per_byte) + ceil(part * best.part_ps_per_byte)
+            launch += 2 * isqrt(best.piece_overhead_ps * ceil(size * endpoint.copy_ps_per_byte))
+            launch += operation.descriptors * best.descriptor_latency_ps
+            hidden = ceil(moved * endpoint.copy_ps_per_byte)
+            return launch + max(0, operation.descriptors * best.descriptor_gap_ps - hidden)
+    return endpoint.launch_latency_ps
+
+
 def build_tasks(network: Network, schedule: Schedule) -> list[Task]:
     """Make an object of each row of the task table."""
     table = schedule.tasks
-    launch_latency_ps = network.endpoint.launch_latency_ps
     tasks = [
         Task(
             number=i,
@@ -565,7 +586,9 @@ def build_tasks(network: Network, schedule: Schedule) -> list[Task]:
             rank=int(table.rank[i]),
             gap_ps=int(table.gap_ps[i]),
             not_before_ps=int(table.not_before_ps[i]),
-            launch_ps=launch_latency_ps if table.launches[i] else 0,
+            launch_ps=launch_ps_of(network.endpoint, schedule.operations[table.operation[i]])
+            if table.launches[i]
+            else 0,
         )
         for i in range(len(table))
     ]

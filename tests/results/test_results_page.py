@@ -13,7 +13,7 @@ import pytest
 
 import fabricsim as fs
 from fabricsim import cli
-from fabricsim.results import doctor, documents, result
+from fabricsim.results import doctor, documents, result, validate
 from fabricsim.results.run import collective_sweep
 
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
@@ -89,6 +89,7 @@ def test_schemas_are_those_of_the_documents() -> None:
         documents.FABRICS_SCHEMA,
         documents.FABRIC_SCHEMA,
         documents.TRACE_SCHEMA,
+        validate.SCHEMA,
         doctor.SCHEMA,
     ]
 

@@ -64,6 +64,7 @@ def test_an_ideal_endpoint_without_effect_is_refused(tiny: fs.FabricSpec) -> Non
     tables = tiny.model_dump(exclude_none=True)
     for key, value in (("launch_latency", "0 us"), ("message_overhead", "0 us"), ("copy_rate", "unlimited")):
         tables["terminal"][key]["value"] = value
+    del tables["terminal"]["protocol"]
     with pytest.raises(fs.ConfigError, match="endpoint ideal has no effect on this run on tiny: terminals add nothing"):
         simulate(fs.FabricSpec(**tables), exchange(), kernel="python", endpoint="ideal")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,14 @@ from hypothesis import strategies as st
 
 from fabricsim.errors import ConfigError, TraceError
 from fabricsim.workloads import collectives
-from fabricsim.workloads.collectives import ALGORITHMS, COLLECTIVES, Demand, algorithms_of, collective
+from fabricsim.workloads.collectives import (
+    ALGORITHMS,
+    COLLECTIVES,
+    MOE_COLLECTIVES,
+    Demand,
+    algorithms_of,
+    collective,
+)
 from fabricsim.workloads.schedule import MessageBlock, Operation, Schedule, Tasks, join_messages, offsets
 from fabricsim.workloads.schedule_check import check_schedule
 
@@ -285,7 +293,8 @@ def test_messages_stand_by_source_in_sending_order(data: st.DataObject) -> None:
     """Rows are grouped by source, and a row waits, of its own source's messages, only for earlier ones."""
     op, name = data.draw(st.sampled_from(sorted(ALGORITHMS)))
     num_ranks = 2 if op == "send" else data.draw(st.integers(1, 12))
-    shape = {"all_to_all": (num_ranks, num_ranks), "all_to_all_v": (num_ranks, num_ranks)}.get(op, (num_ranks,))
+    by_pair = op in ("all_to_all", "all_to_all_v", *MOE_COLLECTIVES)
+    shape = (num_ranks, num_ranks) if by_pair else (num_ranks,)
     if op in ("broadcast", "reduce", "send", "send_recv", "barrier"):
         shape = ()
     parts = np.asarray(
@@ -335,7 +344,8 @@ def test_sizes_follow_nccl_tests(op: str, size: str | int, ranks: int, size_byte
 @pytest.mark.parametrize("op", COLLECTIVES)
 def test_collective_begins_everywhere_at_once(op: str) -> None:
     """All tasks launch at time 0 without predecessors, and the operation names the algorithm that was used."""
-    schedule = collective(op, size="1MiB", ranks=6)
+    amount: dict[str, Any] = {"tokens": 10} if op in MOE_COLLECTIVES else {"size": "1MiB"}
+    schedule = collective(op, ranks=6, **amount)
     check_schedule(schedule)
     assert schedule.operations[0].algorithm == algorithms_of(op)[0]
     assert schedule.tasks.rank.tolist() == list(range(6))
@@ -355,7 +365,56 @@ def test_defaults_are_those_documented() -> None:
         "reduce_scatter": "ring",
         "broadcast": "binomial",
         "send_recv": "direct",
+        "moe_dispatch": "direct",
+        "moe_combine": "direct",
     }
+
+
+def matrix(schedule: Schedule) -> list[list[int]]:
+    """Bytes from row to column."""
+    sent = np.zeros((schedule.num_ranks, schedule.num_ranks), np.int64)
+    np.add.at(sent, (schedule.messages.source_task, schedule.messages.target_task), schedule.messages.size_bytes)
+    return sent.tolist()
+
+
+def test_an_even_moe_dispatch_deals_each_token_to_eight_ranks() -> None:
+    """3 tokens over 16 ranks are 24 copies of a rank: to itself and the next seven 2 each, else 1; 7,392 B a copy."""
+    schedule = collective("moe_dispatch", tokens=3, ranks=16)
+    (operation,) = schedule.operations
+    assert (operation.op, operation.size_bytes, operation.descriptors) == ("moe_dispatch", 24 * 7392, 3)
+    copies = [[2 if (column - row) % 16 < 8 else 1 for column in range(16)] for row in range(16)]
+    for rank in range(16):
+        copies[rank][rank] = 0  # what stays makes no message
+    assert matrix(schedule) == (7392 * np.array(copies)).tolist()
+
+
+@pytest.mark.parametrize("skew", [None, 0.8])
+def test_moe_combine_goes_back_where_dispatch_came_from(skew: float | None) -> None:
+    """Copy for copy, with as many bytes as asked for; on few ranks each token goes to all of them, unless skewed."""
+    there = collective("moe_dispatch", tokens=40, ranks=4, skew=skew, copy_bytes=100)
+    back = collective("moe_combine", tokens=40, ranks=4, skew=skew, copy_bytes=200)
+    assert (np.array(matrix(back)) == 2 * np.array(matrix(there)).T).all()
+    if skew is None:
+        assert matrix(there) == [[0 if row == column else 4000 for column in range(4)] for row in range(4)]
+    else:
+        assert len(set(map(sum, matrix(there)))) > 1
+
+
+@pytest.mark.parametrize(
+    ("op", "given", "message"),
+    [
+        ("moe_dispatch", {"size": "1MiB"}, "run by tokens"),
+        ("moe_dispatch", {}, "needs tokens"),
+        ("moe_combine", {"tokens": 0}, "0 tokens"),
+        ("moe_combine", {"tokens": 1, "copy_bytes": 2**25}, "cannot be run"),
+        ("all_to_all", {"size": "1MiB", "tokens": 3}, "for moe_dispatch and moe_combine only"),
+        ("moe_dispatch", {"tokens": 3, "skew": 9.0}, "skew is 9.0"),
+    ],
+)
+def test_tokens_are_for_moe_alone(op: str, given: dict[str, Any], message: str) -> None:
+    """What an operation is not run by, or cannot be, is refused."""
+    with pytest.raises(ConfigError, match=message):
+        collective(op, ranks=4, **given)
 
 
 def test_a_new_algorithm_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
