@@ -83,7 +83,7 @@ FITS = {"nvl72": (*NCCL, *GB200_MOE), "hgx-h100": NCCL, "hgx-b200": NCCL, "cloud
 
 #: The fabrics whose message overhead and copy rate are fitted to batches of reads, and by which other they are shared.
 BATCHES = {"cloudmatrix384": ("A3 descriptors read, one node", "A3 descriptors read, two nodes")}
-SHARED = {"cloudmatrix384": "cloudmatrix384-mesh"}
+SHARED = {"cloudmatrix384": ("cloudmatrix384-mesh", "cloudmatrix384-die")}
 
 
 @dataclass(frozen=True)
@@ -298,10 +298,13 @@ def write(spec: FabricSpec, residuals: list[dict[str, Any]]) -> None:
     (CATALOG / f"{spec.name}.toml").write_text(spec.to_toml(), encoding="utf-8")
     document = {"schema": "fabricsim.fit/1", "fabric": spec.name, "residuals": residuals}
     (CATALOG / f"{spec.name}.fit.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if spec.name in SHARED:
-        other = load_fabric(SHARED[spec.name])
+    for name in SHARED.get(spec.name, ()):
+        other = load_fabric(name)
         terminal = spec.terminal.model_dump(exclude_none=True)
         shared = {key: terminal[key] for key in ("message_overhead", "copy_rate", "protocol")}
+        # The terminals of the other may be parts of this one's.
+        rate = 1e3 / float(spec.terminal.copy_rate.exact or 0) * spec.num_terminals / other.num_terminals
+        shared["copy_rate"]["value"] = f"{rate:.4g} GB/s"
         (CATALOG / f"{other.name}.toml").write_text(with_terminal(other, **shared).to_toml(), encoding="utf-8")
 
 

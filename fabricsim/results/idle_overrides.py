@@ -73,8 +73,8 @@ class _Reach:
         """Tell whether the run may differ on a network of other numbers."""
         mine, theirs = self.network.endpoint, other.endpoint
         for block in self._blocks if mine != theirs else ():
-            latencies_ps = (launch_latencies_ps(endpoint, block.schedule) for endpoint in (mine, theirs))
-            if not np.array_equal(*latencies_ps):
+            latencies_ps, other_ps = (launch_latencies_ps(endpoint, block.schedule) for endpoint in (mine, theirs))
+            if not np.array_equal(latencies_ps, other_ps):
                 return True
         slots_differ = mine.slots != theirs.slots and min(mine.slots, theirs.slots) < self.most_messages
         return self.moves and (
