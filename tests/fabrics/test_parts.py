@@ -78,10 +78,13 @@ def test_dies_of_a_package_use_their_own_link() -> None:
     assert (width[together & (die[:, None] != die)] == 1).all()
     assert (width[~together] == 7).all()
     channels = network.channels
-    for name, GBps in (("die-die", Fraction(210)), ("die-l1", Fraction("163.8") / 7)):  # noqa: N806
+    for name, copy_rate, planes in (
+        ("die-die", DIES.package.copy_rate, 1),
+        ("die-l1", DIES.terminal.copy_rate, 7),
+    ):
         of_class = channels.channel_class == network.channel_class_names.index(name)
         rates = set(zip(channels.copy_ps_per_byte_num[of_class], channels.copy_ps_per_byte_den[of_class], strict=True))
-        assert {Fraction(int(num), int(den)) for num, den in rates} == {1000 / GBps}
+        assert {Fraction(int(num), int(den)) for num, den in rates} == {copy_rate.exact * planes}
 
 
 def test_a_flow_takes_the_rate_of_its_part() -> None:

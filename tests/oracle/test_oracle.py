@@ -31,7 +31,7 @@ from tests.oracle.cases import (
     networks,
     packet_formats,
 )
-from tests.oracle.simulator import OracleResult, Simulation, hash_of, mix32, simulate
+from tests.oracle.simulator import OracleResult, Simulation, hash_of, launch_ps_of, mix32, simulate
 
 AMPLE = 1 << 20
 TEN = Fraction(10)
@@ -545,7 +545,9 @@ def test_every_case_conserves_bytes_and_keeps_its_bounds(case: Case) -> None:
     assert ((result.channel_peak_occupancy_bytes > 0) == (result.channel_packets > 0)).all()
     assert (result.channel_credit_stall_ps >= 0).all()
     assert (result.channel_busy_ps + result.channel_credit_stall_ps <= result.simulated_time_ps).all()
-    assert (result.task_begin_ps + tasks.launches * network.endpoint.launch_latency_ps <= result.task_end_ps).all()
+    launch_ps = [launch_ps_of(network.endpoint, operation) for operation in case.schedule.operations]
+    launch_ps = np.array(launch_ps, np.int64)[tasks.operation]
+    assert (result.task_begin_ps + tasks.launches * launch_ps <= result.task_end_ps).all()
     assert (result.message_ready_ps >= result.task_begin_ps[messages.source_task]).all()
     assert (result.message_complete_ps <= result.simulated_time_ps).all()
     terminals = np.array(case.terminal_of_rank)

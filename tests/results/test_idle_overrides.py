@@ -27,7 +27,7 @@ def exchange(ranks: int = 4) -> Schedule:
         ("terminal.slots", "2"),
         ("terminal.copy_rate", "10 GB/s"),
         ("terminal.ejection_rate", "10 GB/s"),
-        ("terminal.launch_latency", "1 us"),
+        ("terminal.protocol.exchange.launch_latency", "1 us"),
         ("terminal.message_overhead", "1 us"),
         ("topology.planes", "1"),
         ("packet.bulk.overhead", "16 B"),
@@ -68,11 +68,13 @@ def test_only_what_packets_meet_counts() -> None:
 
 
 def test_a_run_without_packets_feels_launches_alone(tiny: fs.FabricSpec) -> None:
-    """One rank alone is launched, and sends nothing; a computation is not even launched."""
+    """One rank alone is launched, and sends nothing; a computation is not even launched, an exchange by a protocol."""
     launch = tiny.with_overrides({"terminal.launch_latency": "1 us"})
-    assert simulate(launch, exchange(1), kernel="python").simulated_time_ps == 1_000_000
+    lone = fs.collective("broadcast", size="4KiB", ranks=1)
+    assert simulate(launch, lone, kernel="python").simulated_time_ps == 1_000_000
     computation = build_schedule(1, [OperationDraft([TaskDraft(0, gap_ps=5, launches=False)])])
-    for spec, schedule in ((launch, computation), (tiny.with_overrides({"terminal.slots": "1"}), exchange(1))):
+    idle_slots = tiny.with_overrides({"terminal.slots": "1"})
+    for spec, schedule in ((launch, computation), (launch, exchange()), (idle_slots, lone)):
         with pytest.raises(fs.ConfigError, match="has no effect on this run on tiny"):
             simulate(spec, schedule, kernel="python")
 
