@@ -238,7 +238,11 @@ INLINE void pass_on(fabric_state *state, int64_t domain, int64_t channel, int64_
     packet->injected_ps = injected_ps;
     packet->message = message;
     packet->destination = destination;
-    put_in_inbox(state, domain, choose_output(state, channel, message, destination), index);
+    int64_t output = row->first_output;
+    if (state->clock->routing != ROUTING_ADAPTIVE) {
+        output = choose_output(state, channel, message, destination);
+    }
+    put_in_inbox(state, domain, output, index);
 }
 
 /* --- switches -------------------------------------------------------------------------------------------------- */
@@ -315,12 +319,11 @@ static void break_ties(fabric_state *state, int64_t first, int64_t count)
     }
 }
 
-/* Empty the inbox of an output for this window into its queue, in tie order. */
-INLINE void queue_arrivals(fabric_state *state, int64_t domain, int64_t channel, int64_t inbox_index,
-                           int64_t window_end_ps)
+/* Empty the inbox of a channel for this window into the keys of the domain, in tie order; return their end. */
+INLINE int64_t sort_arrivals(fabric_state *state, int64_t domain, int64_t channel, int64_t inbox_index,
+                             int64_t window_end_ps)
 {
     domain_row *owner = &state->domains[domain];
-    channel_row *row = &state->channels[channel];
     packet_row *packets = state->packets;
     key_row *keys = state->keys;
     int64_t window_start_ps = owner->window_start_ps;
@@ -355,22 +358,37 @@ INLINE void queue_arrivals(fabric_state *state, int64_t domain, int64_t channel,
             place = stop;
         }
     }
-    for (int64_t place = first; place < end; place++) {
-        index = keys[place].key & INDEX_MASK;
-        packets[index].next = NONE;
-        if (row->queue_first == NONE) {
-            row->queue_first = index;
-        } else {
-            packets[row->queue_last].next = index;
-        }
-        row->queue_last = index;
+    return end;
+}
+
+/* Put a packet at the end of the queue of an output. */
+INLINE void queue_packet(fabric_state *state, int64_t channel, int64_t index)
+{
+    channel_row *row = &state->channels[channel];
+    packet_row *packets = state->packets;
+    packets[index].next = NONE;
+    if (row->queue_first == NONE) {
+        row->queue_first = index;
+    } else {
+        packets[row->queue_last].next = index;
+    }
+    row->queue_last = index;
+}
+
+/* Empty the inbox of an output for this window into its queue, in tie order. */
+INLINE void queue_arrivals(fabric_state *state, int64_t domain, int64_t channel, int64_t inbox_index,
+                           int64_t window_end_ps)
+{
+    int64_t end = sort_arrivals(state, domain, channel, inbox_index, window_end_ps);
+    for (int64_t place = state->domains[domain].first_key; place < end; place++) {
+        queue_packet(state, channel, state->keys[place].key & INDEX_MASK);
     }
 }
 
-/* Start what the queue of a switch output can start in this window; note when to look again. */
-INLINE void serve_output(fabric_state *state, int64_t domain, int64_t channel, int64_t window_end_ps)
+/* Start what the queue of a switch output can start before until_ps; note when to look again. */
+INLINE void serve_output(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
 {
-    /* Outputs do not see each other: each does its whole window on its own. */
+    /* Outputs do not see each other: each does its whole window on its own, if no adaptive choice asks it before. */
     channel_row *row = &state->channels[channel];
     channel_row *channels = state->channels;
     packet_row *packets = state->packets;
@@ -393,7 +411,7 @@ INLINE void serve_output(fabric_state *state, int64_t domain, int64_t channel, i
         /* A faster output waits so that it never runs dry: e in docs/physics.md, section 5. */
         int64_t lead_ps = durations[channels[came_by].serialization_row + payload].value - serialization_ps;
         int64_t could_ps = max(packet->time_ps + max(0, lead_ps), free_ps);
-        if (could_ps >= window_end_ps) {
+        if (could_ps >= until_ps) {
             wake_ps = could_ps;
             break;
         }
@@ -401,7 +419,7 @@ INLINE void serve_output(fabric_state *state, int64_t domain, int64_t channel, i
         room_bytes += take_credits(state, domain, channel, start_ps);
         while (room_bytes < wire_bytes && row->credit_first != NONE) {
             start_ps = packets[row->credit_first].time_ps;
-            if (start_ps >= window_end_ps) {
+            if (start_ps >= until_ps) {
                 break;
             }
             room_bytes += take_credits(state, domain, channel, start_ps);
@@ -435,7 +453,79 @@ INLINE void serve_output(fabric_state *state, int64_t domain, int64_t channel, i
     row->busy_ps += busy_ps;
     row->wire_bytes += bytes;
     row->credit_stall_ps += stall_ps;
+    if (state->clock->routing == ROUTING_ADAPTIVE) {
+        state->backlogs[channel].queued_bytes -= bytes;
+    }
     state->wakes[channel].wake_ps = wake_ps;
+}
+
+/* The room that the sender of a channel knows of at now_ps, which is not before its last start. */
+static int64_t room_at(fabric_state *state, int64_t channel, int64_t now_ps)
+{
+    channel_row *row = &state->channels[channel];
+    int64_t room_bytes = row->room_bytes;
+    int64_t index = row->credit_first;
+    while (index != NONE && state->packets[index].time_ps <= now_ps) {
+        room_bytes += state->durations[state->packets[index].payload_bytes].value;
+        index = state->packets[index].next;
+    }
+    return room_bytes;
+}
+
+/* Route a packet whose head arrives, after all that arrived before it (docs/physics.md, section 6). */
+static int64_t adapt_output(fabric_state *state, int64_t domain, int64_t index)
+{
+    packet_row *packet = &state->packets[index];
+    int64_t now_ps = packet->time_ps;
+    channel_row *row = &state->channels[packet->channel];
+    route_row *route = &state->routes[row->route_row + packet->destination];
+    int64_t count = route->count;
+    int64_t first = route->first;
+    int64_t first_output = row->first_output;
+    if (count == 1) {
+        return first_output + state->candidates[first].output;
+    }
+    int64_t choice = row->spray_counter % count;
+    row->spray_counter += 1;
+    int64_t best = NONE;
+    int64_t best_bytes = NEVER;
+    int64_t best_room_bytes = 0;
+    for (int64_t turn = 0; turn < count; turn++) {
+        int64_t output = first_output + state->candidates[first + choice].output;
+        if (state->wakes[output].wake_ps < now_ps) {
+            serve_output(state, domain, output, now_ps);
+        }
+        int64_t queued_bytes = state->backlogs[output].queued_bytes;
+        if (queued_bytes <= best_bytes) {
+            int64_t room_bytes = room_at(state, output, now_ps);
+            if (queued_bytes < best_bytes || room_bytes > best_room_bytes) {
+                best = output;
+                best_bytes = queued_bytes;
+                best_room_bytes = room_bytes;
+            }
+        }
+        choice += 1;
+        if (choice == count) {
+            choice = 0;
+        }
+    }
+    return best;
+}
+
+/* Route what reaches the switch of a channel, its first output, in this window, and queue it at its outputs. */
+static void route_arrivals(fabric_state *state, int64_t domain, int64_t channel, int64_t inbox_index,
+                           int64_t window_end_ps)
+{
+    int64_t end = sort_arrivals(state, domain, channel, inbox_index, window_end_ps);
+    for (int64_t place = state->domains[domain].first_key; place < end; place++) {
+        int64_t index = state->keys[place].key & INDEX_MASK;
+        int64_t output = adapt_output(state, domain, index);
+        packet_row *packet = &state->packets[index];
+        queue_packet(state, output, index);
+        state->backlogs[output].queued_bytes += state->durations[packet->payload_bytes].value;
+        /* The outputs of a switch come after its first one, so it is looked at in this window. */
+        wake_channel(state, domain, output, packet->time_ps);
+    }
 }
 
 /* --- terminals ------------------------------------------------------------------------------------------------- */
@@ -1028,7 +1118,11 @@ static _Bool serve_bank(fabric_state *state, int64_t domain, int64_t bank, int64
                 serve_injector(state, domain, channel, window_end_ps);
             } else {
                 if (inboxes[inbox_index].packet != NONE) {
-                    queue_arrivals(state, domain, channel, inbox_index, window_end_ps);
+                    if (clock->routing == ROUTING_ADAPTIVE) {
+                        route_arrivals(state, domain, channel, inbox_index, window_end_ps);
+                    } else {
+                        queue_arrivals(state, domain, channel, inbox_index, window_end_ps);
+                    }
                 }
                 serve_output(state, domain, channel, window_end_ps);
             }

@@ -30,6 +30,7 @@ enum {
 enum {
     ROUTING_SPRAY = 0,
     ROUTING_DETERMINISTIC = 1,
+    ROUTING_ADAPTIVE = 2,
 };
 
 /* clock: the run as a whole; one row */
@@ -134,10 +135,15 @@ typedef struct {
     uint32_t inboxes; /* 1 if an inbox of the bank holds a packet */
 } filled_row;
 
-/* inboxes: what reaches a switch output in one window of the wheel: row (window & wheel_mask) * num_channels + channel */
+/* inboxes: what reaches a switch output in one window of the wheel: row (window & wheel_mask) * num_channels + channel. With adaptive routing all that reaches a switch, in the inbox of its first output */
 typedef struct {
     uint32_t packet; /* a list, the newest first */
 } inbox_row;
+
+/* backlogs: per channel, with adaptive routing */
+typedef struct {
+    int64_t queued_bytes; /* wire bytes of the packets in its queue */
+} backlog_row;
 
 /* packets: packets in the buffer at the end of a channel, from the start on that channel until the credit is taken */
 typedef struct {
@@ -324,6 +330,7 @@ typedef struct {
     bank_row *banks;
     filled_row *filled;
     inbox_row *inboxes;
+    backlog_row *backlogs;
     packet_row *packets;
     duration_row *durations;
     route_row *routes;

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.engine.layout import BANK_SHIFT, LATENCY_ROWS, NONE, NOT_YET, Rows, State, TimerKind
+from fabricsim.engine.layout import BANK_SHIFT, LATENCY_ROWS, NONE, NOT_YET, Routing, Rows, State, TimerKind
 from fabricsim.errors import SelfCheckError
 from fabricsim.fabrics.network import Network
 
@@ -35,6 +35,7 @@ def check(state: State, network: Network) -> None:
     rows = np.concatenate([arriving, queued, returning, *(np.array(rows, np.int64) for rows in free)])
     require(len(np.unique(rows)) == len(rows) == len(state.packets), "packets were lost or are in two places")
     check_room(state, network, np.concatenate([arriving, queued, returning]))
+    check_backlogs(state)
     check_packets(state, np.concatenate([arriving, queued]))
     check_slots(state)
     check_ready_lists(state)
@@ -81,6 +82,16 @@ def check_room(state: State, network: Network, holders: Int64) -> None:
         bool((channels["room_bytes"] >= channels["least_room_bytes"]).all()), "a channel had less room than its least"
     )
     require(bool((channels["least_room_bytes"] >= 0).all()), "a buffer overflowed")
+
+
+def check_backlogs(state: State) -> None:
+    """Hold the backlog of every output against its queue, where routing reads it."""
+    if state.clock["routing"][0] != Routing.ADAPTIVE:
+        return
+    for channel, backlog in zip(state.channels, state.backlogs, strict=True):
+        payloads = state.packets["payload_bytes"][walk(state.packets, channel["queue_first"])]
+        queued_bytes = state.durations["value"][payloads].sum()
+        require(bool(backlog["queued_bytes"] == queued_bytes), "a backlog is not the bytes of its queue")
 
 
 def check_packets(state: State, waiting: Int64) -> None:

@@ -45,6 +45,7 @@ NEED_WORK = int64(Code.NEED_WORK)
 TASK_STARTS, MESSAGE_SENT = int64(TimerKind.TASK_STARTS), int64(TimerKind.MESSAGE_SENT)
 MESSAGE_COMPLETE = int64(TimerKind.MESSAGE_COMPLETE)
 SPRAY = int64(Routing.SPRAY)
+ADAPTIVE = int64(Routing.ADAPTIVE)
 WHOLE, OPEN, CLOSE = int64(Part.WHOLE), int64(Part.OPEN), int64(Part.CLOSE)
 
 MASK32 = hashing.MASK32
@@ -241,7 +242,10 @@ def pass_on(
     packet["injected_ps"] = injected_ps
     packet["message"] = message
     packet["destination"] = destination
-    put_in_inbox(state, domain, choose_output(state, channel, message, destination), index)
+    output = int64(row["first_output"])
+    if state.clock[0]["routing"] != ADAPTIVE:
+        output = choose_output(state, channel, message, destination)
+    put_in_inbox(state, domain, output, index)
 
 
 # --- switches ------------------------------------------------------------------------------------------------------
@@ -311,10 +315,9 @@ def break_ties(state: State, first: int, count: int) -> None:
 
 
 @jit
-def queue_arrivals(state: State, domain: int, channel: int, inbox_index: int, window_end_ps: int) -> None:
-    """Empty the inbox of the output *channel* for this window into its queue, in tie order."""
+def sort_arrivals(state: State, domain: int, channel: int, inbox_index: int, window_end_ps: int) -> int:
+    """Empty the inbox of *channel* for this window into the keys of *domain*, in tie order; return their end."""
     owner = state.domains[domain]
-    row = state.channels[channel]
     packets = state.packets
     keys = state.keys
     window_start_ps = owner["window_start_ps"]
@@ -343,21 +346,35 @@ def queue_arrivals(state: State, domain: int, channel: int, inbox_index: int, wi
             if stop - place > 1:
                 break_ties(state, place, stop - place)
             place = stop
-    for place in range(first, end):
-        index = keys[place]["key"] & INDEX_MASK
-        packets[index]["next"] = NONE
-        if row["queue_first"] == NONE:
-            row["queue_first"] = index
-        else:
-            packets[row["queue_last"]]["next"] = index
-        row["queue_last"] = index
+    return end
 
 
 @jit
-def serve_output(state: State, domain: int, channel: int, window_end_ps: int) -> None:
-    """Start what the queue of the switch output *channel* can start in this window; note when to look again.
+def queue_packet(state: State, channel: int, index: int) -> None:
+    """Put a packet at the end of the queue of the output *channel*."""
+    row = state.channels[channel]
+    packets = state.packets
+    packets[index]["next"] = NONE
+    if row["queue_first"] == NONE:
+        row["queue_first"] = index
+    else:
+        packets[row["queue_last"]]["next"] = index
+    row["queue_last"] = index
 
-    Outputs do not see each other: each does its whole window on its own.
+
+@jit
+def queue_arrivals(state: State, domain: int, channel: int, inbox_index: int, window_end_ps: int) -> None:
+    """Empty the inbox of the output *channel* for this window into its queue, in tie order."""
+    end = sort_arrivals(state, domain, channel, inbox_index, window_end_ps)
+    for place in range(state.domains[domain]["first_key"], end):
+        queue_packet(state, channel, state.keys[place]["key"] & INDEX_MASK)
+
+
+@jit
+def serve_output(state: State, domain: int, channel: int, until_ps: int) -> None:
+    """Start what the queue of the switch output *channel* can start before *until_ps*; note when to look again.
+
+    Outputs do not see each other: each does its whole window on its own, if no adaptive choice asks it before.
     """
     row = state.channels[channel]
     channels = state.channels
@@ -379,14 +396,14 @@ def serve_output(state: State, domain: int, channel: int, window_end_ps: int) ->
         # A faster output waits so that it never runs dry: e in docs/physics.md, section 5.
         lead_ps = durations[channels[came_by]["serialization_row"] + payload]["value"] - serialization_ps
         could_ps = max(packet["time_ps"] + max(ZERO, lead_ps), free_ps)
-        if could_ps >= window_end_ps:
+        if could_ps >= until_ps:
             wake_ps = could_ps
             break
         start_ps = could_ps
         room_bytes += take_credits(state, domain, channel, start_ps)
         while room_bytes < wire_bytes and row["credit_first"] != NONE:
             start_ps = packets[row["credit_first"]]["time_ps"]
-            if start_ps >= window_end_ps:
+            if start_ps >= until_ps:
                 break
             room_bytes += take_credits(state, domain, channel, start_ps)
         if room_bytes < wire_bytes:
@@ -423,7 +440,69 @@ def serve_output(state: State, domain: int, channel: int, window_end_ps: int) ->
     row["busy_ps"] += busy_ps
     row["wire_bytes"] += bytes_
     row["credit_stall_ps"] += stall_ps
+    if state.clock[0]["routing"] == ADAPTIVE:
+        state.backlogs[channel]["queued_bytes"] -= bytes_
     state.wakes[channel]["wake_ps"] = wake_ps
+
+
+@jit
+def room_at(state: State, channel: int, now_ps: int) -> int:
+    """Return the room that the sender of *channel* knows of at *now_ps*, which is not before its last start."""
+    row = state.channels[channel]
+    room_bytes = row["room_bytes"]
+    index = int64(row["credit_first"])
+    while index != NONE and state.packets[index]["time_ps"] <= now_ps:
+        room_bytes += state.durations[int64(state.packets[index]["payload_bytes"])]["value"]
+        index = int64(state.packets[index]["next"])
+    return int64(room_bytes)
+
+
+@jit
+def adapt_output(state: State, domain: int, index: int) -> int:
+    """Route a packet whose head arrives, after all that arrived before it (docs/physics.md, section 6)."""
+    packet = state.packets[index]
+    now_ps = packet["time_ps"]
+    row = state.channels[int64(packet["channel"])]
+    route = state.routes[int64(row["route_row"]) + int64(packet["destination"])]
+    count = int64(route["count"])
+    first = int64(route["first"])
+    first_output = int64(row["first_output"])
+    if count == 1:
+        return first_output + int64(state.candidates[first]["output"])
+    choice = row["spray_counter"] % count
+    row["spray_counter"] += 1
+    best = NONE
+    best_bytes = NEVER
+    best_room_bytes = ZERO
+    for _ in range(count):
+        output = first_output + int64(state.candidates[first + choice]["output"])
+        if state.wakes[output]["wake_ps"] < now_ps:
+            serve_output(state, domain, output, now_ps)
+        queued_bytes = state.backlogs[output]["queued_bytes"]
+        if queued_bytes <= best_bytes:
+            room_bytes = room_at(state, output, now_ps)
+            if queued_bytes < best_bytes or room_bytes > best_room_bytes:
+                best = output
+                best_bytes = queued_bytes
+                best_room_bytes = room_bytes
+        choice += 1
+        if choice == count:
+            choice = ZERO
+    return best
+
+
+@jit
+def route_arrivals(state: State, domain: int, channel: int, inbox_index: int, window_end_ps: int) -> None:
+    """Route what reaches the switch of *channel*, its first output, in this window, and queue it at its outputs."""
+    end = sort_arrivals(state, domain, channel, inbox_index, window_end_ps)
+    for place in range(state.domains[domain]["first_key"], end):
+        index = state.keys[place]["key"] & INDEX_MASK
+        output = adapt_output(state, domain, index)
+        packet = state.packets[index]
+        queue_packet(state, output, index)
+        state.backlogs[output]["queued_bytes"] += state.durations[int64(packet["payload_bytes"])]["value"]
+        # The outputs of a switch come after its first one, so it is looked at in this window.
+        wake_channel(state, domain, output, packet["time_ps"])
 
 
 # --- terminals -----------------------------------------------------------------------------------------------------
@@ -942,7 +1021,10 @@ def serve_bank(state: State, domain: int, bank: int, window_end_ps: int) -> bool
                 serve_injector(state, domain, channel, window_end_ps)
             else:
                 if inboxes[inbox_index]["packet"] != NONE:
-                    queue_arrivals(state, domain, channel, inbox_index, window_end_ps)
+                    if clock["routing"] == ADAPTIVE:
+                        route_arrivals(state, domain, channel, inbox_index, window_end_ps)
+                    else:
+                        queue_arrivals(state, domain, channel, inbox_index, window_end_ps)
                 serve_output(state, domain, channel, window_end_ps)
         wake_ps = min(wake_ps, wakes[channel]["wake_ps"])
     # A credit that came meanwhile may have woken a channel already passed.

@@ -61,6 +61,7 @@ class Routing(IntEnum):
 
     SPRAY = 0
     DETERMINISTIC = 1
+    ADAPTIVE = 2
 
 
 @dataclass(frozen=True)
@@ -227,8 +228,15 @@ TABLES = (
     Table(
         "inboxes",
         "inbox_row",
-        "what reaches a switch output in one window of the wheel: row (window & wheel_mask) * num_channels + channel",
+        "what reaches a switch output in one window of the wheel: row (window & wheel_mask) * num_channels + channel. "
+        "With adaptive routing all that reaches a switch, in the inbox of its first output",
         (Field("packet", "u4", "a list, the newest first"),),
+    ),
+    Table(
+        "backlogs",
+        "backlog_row",
+        "per channel, with adaptive routing",
+        (Field("queued_bytes", "i8", "wire bytes of the packets in its queue"),),
     ),
     Table(
         "packets",
@@ -426,6 +434,7 @@ class State(NamedTuple):
     banks: Rows
     filled: Rows
     inboxes: Rows
+    backlogs: Rows
     packets: Rows
     durations: Rows
     routes: Rows

@@ -124,6 +124,7 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
         banks=banks,
         filled=rows("filled", wheel * num_banks),
         inboxes=inboxes,
+        backlogs=rows("backlogs", len(channels)),
         packets=rows("packets", 0)[:0],
         durations=durations.table(),
         routes=routes,
@@ -333,6 +334,9 @@ def limit_starts(network: Network, domains: Rows, starts: Int64, defers: bool) -
     if not defers:
         at_terminal = np.bincount(network.channels.source_node, weights=starts)[: network.num_terminals]
         domains["max_starts"] = max(int(starts.max()), int(at_terminal.max()))
+    if network.routing == "adaptive":  # a choice brings all outputs of its switch up to date
+        at_switch = np.bincount(network.channels.source_node, weights=starts)[network.num_terminals :]
+        domains["max_starts"] = np.maximum(domains["max_starts"], int(at_switch.max(initial=0)))
     domains["first_key"] = np.arange(len(domains)) * scratch_rows(network, starts)
 
 

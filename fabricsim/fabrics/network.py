@@ -126,7 +126,7 @@ class Network:
     bundle_channels: Int32
     packet: PacketFormat
     endpoint: Endpoint
-    routing: str  # "spray" or "deterministic"
+    routing: str  # "spray", "deterministic" or "adaptive"
 
     @property
     def num_nodes(self) -> int:

@@ -206,7 +206,7 @@ class DefaultsTable(Table):
     """``[defaults]``: what a run uses unless it is told otherwise. ``routing`` stands where there is a choice."""
 
     packet: Name
-    routing: Literal["spray", "deterministic"] | None = None
+    routing: Literal["spray", "deterministic", "adaptive"] | None = None
 
 
 class ProtocolTable(Table):
@@ -425,7 +425,9 @@ class FabricSpec(Table):
     def _routing_faults(self, has_choice: bool) -> Iterator[Complaint]:
         """Hold ``defaults.routing`` against whether a switch may have a choice."""
         if has_choice and self.defaults.routing is None:
-            yield Complaint("defaults.routing", f"is missing; switches have a choice here: {' or '.join(ROUTINGS)}")
+            yield Complaint(
+                "defaults.routing", f"is missing; switches have a choice here: one of {', '.join(ROUTINGS)}"
+            )
         if not has_choice and self.defaults.routing is not None:
             yield Complaint(
                 "defaults.routing", f"found {self.defaults.routing!r}, but each pair has one path per plane; drop it"

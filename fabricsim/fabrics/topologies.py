@@ -24,7 +24,7 @@ from fabricsim.graphs import find_cycle
 
 Bool = npt.NDArray[np.bool_]
 
-ROUTINGS = ("spray", "deterministic")
+ROUTINGS = ("spray", "deterministic", "adaptive")
 MAX_TERMINALS = 65_535
 MAX_PAYLOAD_BYTES = 65_535
 # A kernel multiplies a rate's numerator by a packet's wire bytes in int64: 2^45 * 2^17 leaves room to round up.

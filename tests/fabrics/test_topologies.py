@@ -356,7 +356,7 @@ def test_an_impossible_packet_is_refused(packet: PacketFormat, part: str) -> Non
 @pytest.mark.parametrize(
     ("numbers", "part"),
     [
-        ({"routing": "adaptive"}, "unknown routing 'adaptive'; known: spray, deterministic"),
+        ({"routing": "valiant"}, "unknown routing 'valiant'; known: spray, deterministic, adaptive"),
         ({"num_planes": 0}, "number of planes is 0"),
         ({"endpoint": replace(ENDPOINT, slots=0)}, "slots of an injection channel is 0"),
         ({"endpoint": replace(ENDPOINT, launch_latency_ps=-1)}, "launch_latency is -1 ps"),

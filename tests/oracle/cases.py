@@ -205,7 +205,7 @@ def networks(draw: st.DrawFn, *, alike: bool, kinds: Sequence[str] = KINDS) -> N
         "copy_ps_per_byte": draw(rates),
         "ejection_ps_per_byte": draw(rates),
     }
-    routing = draw(st.sampled_from(["spray", "deterministic"]))
+    routing = draw(st.sampled_from(["spray", "deterministic", "adaptive"]))
     kind = draw(st.sampled_from(kinds))
     if kind == "full mesh":
         num_terminals = draw(st.integers(2, 6))

@@ -154,6 +154,10 @@ class Channel:
         """Time from head to tail of a packet on this channel."""
         return ceil(wire_bytes * self.ps_per_byte)
 
+    def backlog_bytes(self) -> int:
+        """Wire bytes of the packets in the queue (section 6)."""
+        return sum(packet.wire_bytes for packet in self.queue)
+
     def injection_ps(self, payload_bytes: int, wire_bytes: int) -> int:
         """Time that a packet occupies this channel at the terminal that injects it."""
         copy_ps = ceil(payload_bytes * (self.copy_ps_per_byte or 0))
@@ -435,12 +439,17 @@ class Simulation:
         switch = came_by.target - self.network.num_terminals
         first, count = int(self.network.route_first[switch, target]), int(self.network.route_count[switch, target])
         choice = 0
-        if count > 1 and self.network.routing == "spray":
+        if count > 1 and self.network.routing == "deterministic":
+            choice = hash_of(self.seed, USE_FLOW, source, target) % count
+        elif count > 1:
             choice = came_by.spray_counter % count
             came_by.spray_counter += 1
-        elif count > 1:
-            choice = hash_of(self.seed, USE_FLOW, source, target) % count
-        goes_by = self.channels[self.network.candidates[first + choice]]
+        candidates = [self.channels[channel] for channel in self.network.candidates[first : first + count]]
+        if self.network.routing == "adaptive":
+            in_turn = candidates[choice:] + candidates[:choice]
+            goes_by = min(in_turn, key=lambda channel: (channel.backlog_bytes(), -channel.room_bytes))
+        else:
+            goes_by = candidates[choice]
         slower_by_ps = came_by.serialization_ps(packet.wire_bytes) - goes_by.serialization_ps(packet.wire_bytes)
         packet.earliest_start_ps = packet.head_arrival_ps + max(0, slower_by_ps)
         if packet.earliest_start_ps > self.now_ps:
