@@ -68,9 +68,16 @@ INLINE int64_t bank_of(fabric_state *state, int64_t domain, int64_t channel)
     return row->first_bank + ((channel - row->first_channel) >> BANK_SHIFT);
 }
 
+/* The first virtual channel of the channel that a channel belongs to, which is the server of all. */
+INLINE int64_t server_of(fabric_state *state, int64_t channel)
+{
+    return channel & ~state->clock->vc_mask;
+}
+
 /* See to it that a channel of a domain is looked at at time_ps or before. */
 INLINE void wake_channel(fabric_state *state, int64_t domain, int64_t channel, int64_t time_ps)
 {
+    channel = server_of(state, channel);
     state->wakes[channel].wake_ps = min(state->wakes[channel].wake_ps, time_ps);
     int64_t bank = bank_of(state, domain, channel);
     state->banks[bank].wake_ps = min(state->banks[bank].wake_ps, time_ps);
@@ -158,7 +165,7 @@ INLINE int64_t take_credits(fabric_state *state, int64_t domain, int64_t channel
 INLINE void eject_packet(fabric_state *state, int64_t domain, int64_t channel, int64_t index, int64_t head_ps,
                          int64_t injected_ps, int64_t message, int64_t payload)
 {
-    channel_row *row = &state->channels[channel];
+    channel_row *row = &state->channels[server_of(state, channel)];
     int64_t end_ps = max(head_ps, row->ejection_free_ps) + state->durations[row->ejection_row + payload].value;
     row->ejection_free_ps = end_ps;
     return_credit(state, domain, index, end_ps + row->latency_ps);
@@ -202,7 +209,8 @@ INLINE int64_t latency_bucket(fabric_state *state, int64_t domain, int64_t laten
 /* Route a packet that comes by a channel at the switch at its end (docs/physics.md, section 6). */
 INLINE int64_t choose_output(fabric_state *state, int64_t channel, int64_t message, int64_t destination)
 {
-    channel_row *row = &state->channels[channel];
+    int64_t server = server_of(state, channel);
+    channel_row *row = &state->channels[server];
     route_row *route = &state->routes[row->route_row + destination];
     int64_t count = route->count;
     int64_t place = route->first;
@@ -216,7 +224,7 @@ INLINE int64_t choose_output(fabric_state *state, int64_t channel, int64_t messa
         }
         place += choice % count;
     }
-    return row->first_output + state->candidates[place].output;
+    return row->first_output + state->candidates[place].output + channel - server;
 }
 
 /* Hand a packet that starts on a channel to what stands at its end: an output of a switch, or an ejection. */
@@ -385,10 +393,9 @@ INLINE void queue_arrivals(fabric_state *state, int64_t domain, int64_t channel,
     }
 }
 
-/* Start what the queue of a switch output can start before until_ps; note when to look again. */
-INLINE void serve_output(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
+/* Start what the queue of a switch output with one virtual channel can start before until_ps. */
+INLINE void serve_queue(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
 {
-    /* Outputs do not see each other: each does its whole window on its own, if no adaptive choice asks it before. */
     channel_row *row = &state->channels[channel];
     channel_row *channels = state->channels;
     packet_row *packets = state->packets;
@@ -472,18 +479,156 @@ static int64_t room_at(fabric_state *state, int64_t channel, int64_t now_ps)
     return room_bytes;
 }
 
+/* The first time from from_ps on at which the first packet of a virtual channel is there and has room. */
+static int64_t front_ps(fabric_state *state, int64_t channel, int64_t from_ps)
+{
+    channel_row *row = &state->channels[channel];
+    packet_row *packets = state->packets;
+    if (row->queue_first == NONE) {
+        return NEVER;
+    }
+    packet_row *packet = &packets[row->queue_first];
+    int64_t wire_bytes = state->durations[packet->payload_bytes].value;
+    int64_t now_ps = max(from_ps, packet->time_ps);
+    int64_t room_bytes = row->room_bytes;
+    int64_t index = row->credit_first;
+    while (index != NONE && room_bytes < wire_bytes) {
+        room_bytes += state->durations[packets[index].payload_bytes].value;
+        now_ps = max(now_ps, packets[index].time_ps);
+        index = packets[index].next;
+    }
+    if (room_bytes < wire_bytes) {
+        now_ps = NEVER;
+    }
+    return now_ps;
+}
+
+/* Whether the output server serves the first packet of virtual channel one before that of other. */
+static _Bool goes_before(fabric_state *state, int64_t one, int64_t other, int64_t server)
+{
+    clock_row *clock = state->clock;
+    if (clock->arbitration == ARBITRATION_PRIORITY) {
+        return one < other;
+    }
+    if (clock->arbitration == ARBITRATION_ROUND_ROBIN) {
+        int64_t served = server + state->arbiters[server].served;
+        return ((one - served - 1) & clock->vc_mask) < ((other - served - 1) & clock->vc_mask);
+    }
+    packet_row *packet = &state->packets[state->channels[one].queue_first];
+    packet_row *rival = &state->packets[state->channels[other].queue_first];
+    if (packet->time_ps != rival->time_ps) {
+        return packet->time_ps < rival->time_ps;
+    }
+    int64_t tie = mix32(state->channels[packet->channel].tie_key ^ (packet->time_ps & MASK32));
+    int64_t rival_tie = mix32(state->channels[rival->channel].tie_key ^ (rival->time_ps & MASK32));
+    if (tie != rival_tie) {
+        return tie < rival_tie;
+    }
+    return packet->channel < rival->channel;
+}
+
+/* Let an output, which is free, pick before until_ps; return when, or when to look again. */
+static int64_t pick_vc(fabric_state *state, int64_t channel, int64_t until_ps)
+{
+    int64_t free_ps = state->channels[channel].free_ps;
+    int64_t end = channel + state->clock->vc_mask + 1;
+    int64_t pick_ps = NEVER;
+    for (int64_t vc = channel; vc < end; vc++) {
+        channel_row *row = &state->channels[vc];
+        int64_t ready_ps = front_ps(state, vc, free_ps);
+        row->blocked = 0;
+        if (row->queue_first != NONE && ready_ps > max(free_ps, state->packets[row->queue_first].time_ps)) {
+            row->blocked = 1;
+        }
+        pick_ps = min(pick_ps, ready_ps);
+    }
+    if (pick_ps < until_ps) {
+        int64_t best = NONE;
+        for (int64_t vc = channel; vc < end; vc++) {
+            if (front_ps(state, vc, free_ps) <= pick_ps && (best == NONE || goes_before(state, vc, best, channel))) {
+                best = vc;
+            }
+        }
+        state->arbiters[channel].picked = best;
+        state->arbiters[channel].pick_ps = pick_ps;
+    }
+    return pick_ps;
+}
+
+/* Start what the queues of a switch output with several virtual channels can start before until_ps. */
+static void serve_vcs(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
+{
+    channel_row *server = &state->channels[channel];
+    arbiter_row *arbiter = &state->arbiters[channel];
+    duration_row *durations = state->durations;
+    int64_t started_bytes = 0;
+    int64_t wake_ps;
+    for (;;) {
+        if (arbiter->picked == NONE) {
+            wake_ps = pick_vc(state, channel, until_ps);
+            if (wake_ps >= until_ps) {
+                break;
+            }
+        }
+        int64_t vc = arbiter->picked;
+        channel_row *row = &state->channels[vc];
+        int64_t index = row->queue_first;
+        packet_row *packet = &state->packets[index];
+        channel_row *came_by = &state->channels[packet->channel];
+        int64_t payload = packet->payload_bytes;
+        int64_t serialization_ps = durations[server->serialization_row + payload].value;
+        int64_t lead_ps = durations[came_by->serialization_row + payload].value - serialization_ps;
+        int64_t could_ps = packet->time_ps + max(0, lead_ps);
+        int64_t start_ps = max(arbiter->pick_ps, could_ps);
+        wake_ps = start_ps;
+        if (start_ps >= until_ps) {
+            break;
+        }
+        row->room_bytes += take_credits(state, domain, vc, start_ps) - durations[payload].value;
+        row->least_room_bytes = min(row->least_room_bytes, row->room_bytes);
+        row->packets += 1;
+        row->busy_ps += serialization_ps;
+        row->wire_bytes += durations[payload].value;
+        row->credit_stall_ps += start_ps - max(could_ps, server->free_ps);
+        started_bytes += durations[payload].value;
+        server->free_ps = start_ps + serialization_ps;
+        row->queue_first = packet->next;
+        arbiter->picked = NONE;
+        arbiter->served = vc - channel;
+        pass_on(state, domain, vc, start_ps, packet->injected_ps, packet->message, packet->destination, payload);
+        return_credit(state, domain, index, start_ps + serialization_ps + came_by->latency_ps);
+    }
+    if (state->clock->routing == ROUTING_ADAPTIVE) {
+        state->backlogs[channel].queued_bytes -= started_bytes;
+    }
+    state->wakes[channel].wake_ps = wake_ps;
+}
+
+/* Start what a switch output can start before until_ps; note when to look again. */
+INLINE void serve_output(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
+{
+    /* Outputs do not see each other: each does its whole window on its own, if no adaptive choice asks it before. */
+    if (state->clock->vc_mask == 0) {
+        serve_queue(state, domain, channel, until_ps);
+    } else {
+        serve_vcs(state, domain, channel, until_ps);
+    }
+}
+
 /* Route a packet whose head arrives, after all that arrived before it (docs/physics.md, section 6). */
 static int64_t adapt_output(fabric_state *state, int64_t domain, int64_t index)
 {
     packet_row *packet = &state->packets[index];
     int64_t now_ps = packet->time_ps;
-    channel_row *row = &state->channels[packet->channel];
+    int64_t server = server_of(state, packet->channel);
+    int64_t vc = packet->channel - server;
+    channel_row *row = &state->channels[server];
     route_row *route = &state->routes[row->route_row + packet->destination];
     int64_t count = route->count;
     int64_t first = route->first;
     int64_t first_output = row->first_output;
     if (count == 1) {
-        return first_output + state->candidates[first].output;
+        return first_output + state->candidates[first].output + vc;
     }
     int64_t choice = row->spray_counter % count;
     row->spray_counter += 1;
@@ -497,9 +642,9 @@ static int64_t adapt_output(fabric_state *state, int64_t domain, int64_t index)
         }
         int64_t queued_bytes = state->backlogs[output].queued_bytes;
         if (queued_bytes <= best_bytes) {
-            int64_t room_bytes = room_at(state, output, now_ps);
+            int64_t room_bytes = room_at(state, output + vc, now_ps);
             if (queued_bytes < best_bytes || room_bytes > best_room_bytes) {
-                best = output;
+                best = output + vc;
                 best_bytes = queued_bytes;
                 best_room_bytes = room_bytes;
             }
@@ -522,7 +667,7 @@ static void route_arrivals(fabric_state *state, int64_t domain, int64_t channel,
         int64_t output = adapt_output(state, domain, index);
         packet_row *packet = &state->packets[index];
         queue_packet(state, output, index);
-        state->backlogs[output].queued_bytes += state->durations[packet->payload_bytes].value;
+        state->backlogs[server_of(state, output)].queued_bytes += state->durations[packet->payload_bytes].value;
         /* The outputs of a switch come after its first one, so it is looked at in this window. */
         wake_channel(state, domain, output, packet->time_ps);
     }
@@ -785,6 +930,7 @@ INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector)
         share->bytes_left = message->share_bytes;
         share->message = message_index;
         share->destination = message->destination;
+        share->vc = message->vc;
         share->started = 0;
         share->joined = 2 * taken_ps;
         share->next = NONE;
@@ -872,7 +1018,9 @@ INLINE void end_share(fabric_state *state, int64_t domain, int64_t injector, int
    at it again. */
 static void serve_injector(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
 {
-    channel_row *row = &state->channels[channel];
+    channel_row *channels = state->channels;
+    int64_t num_vcs = state->clock->vc_mask + 1;
+    channel_row *row = &channels[channel];
     int64_t injector = row->injector;
     injector_row *server = &state->injectors[injector];
     share_row *shares = state->shares;
@@ -886,8 +1034,9 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
         if (server->wait_end_ps <= now_ps) {
             end_waits(state, injector, now_ps);
         }
-        row->room_bytes += take_credits(state, domain, channel, now_ps);
-        int64_t room_bytes = row->room_bytes;
+        for (int64_t vc = channel; vc < channel + num_vcs; vc++) {
+            channels[vc].room_bytes += take_credits(state, domain, vc, now_ps);
+        }
         int64_t before = NONE;
         int64_t index = server->ring_first;
         int64_t payload = 0;
@@ -895,35 +1044,61 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
         while (index != NONE) {
             payload = min(shares[index].bytes_left, max_payload_bytes);
             wire_bytes = durations[payload].value;
-            if (room_bytes >= wire_bytes) {
+            int64_t vc = channel + shares[index].vc;
+            if (channels[vc].room_bytes >= wire_bytes) {
                 break;
             }
-            row->blocked = 1;
+            channels[vc].blocked = 1;
+            row->blocked = 1; /* it stands for any of them */
             before = index;
             index = shares[index].next;
         }
+        if (index != NONE && state->clock->arbitration == ARBITRATION_PRIORITY) {
+            /* Look on for one of a lower virtual channel. */
+            int64_t behind = index;
+            int64_t after = shares[index].next;
+            while (after != NONE) {
+                share_row *share = &shares[after];
+                int64_t payload_after = min(share->bytes_left, max_payload_bytes);
+                int64_t room_bytes = channels[channel + share->vc].room_bytes;
+                if (share->vc < shares[index].vc && room_bytes >= durations[payload_after].value) {
+                    before = behind;
+                    index = after;
+                    payload = payload_after;
+                    wire_bytes = durations[payload].value;
+                }
+                behind = after;
+                after = share->next;
+            }
+        }
         if (index == NONE) {
             now_ps = server->wait_end_ps;
-            if (row->blocked == 1 && row->credit_first != NONE) {
-                now_ps = min(now_ps, state->packets[row->credit_first].time_ps);
+            for (int64_t vc = channel; vc < channel + num_vcs; vc++) {
+                if (channels[vc].blocked == 1 && channels[vc].credit_first != NONE) {
+                    now_ps = min(now_ps, state->packets[channels[vc].credit_first].time_ps);
+                }
             }
             continue;
         }
 
         if (row->blocked == 1) {
-            row->blocked = 0;
+            for (int64_t vc = channel; vc < channel + num_vcs; vc++) {
+                channels[vc].blocked = 0;
+            }
             row->credit_stall_ps += now_ps - max(blocked_since(state, injector), row->free_ps);
         }
         share_row *share = &shares[index];
         int64_t message = share->message;
-        row->room_bytes = room_bytes - wire_bytes;
-        row->least_room_bytes = min(row->least_room_bytes, room_bytes - wire_bytes);
+        int64_t vc = channel + share->vc;
+        channel_row *buffer = &channels[vc];
+        buffer->room_bytes -= wire_bytes;
+        buffer->least_room_bytes = min(buffer->least_room_bytes, buffer->room_bytes);
         row->packets += 1;
         row->busy_ps += durations[row->serialization_row + payload].value;
         row->wire_bytes += wire_bytes;
         int64_t free_ps = now_ps + durations[server->injection_row + payload].value;
         row->free_ps = free_ps;
-        pass_on(state, domain, channel, now_ps, now_ps, message, share->destination, payload);
+        pass_on(state, domain, vc, now_ps, now_ps, message, share->destination, payload);
         if (share->started == 0) {
             share->started = 1;
             state->parts[row->first_part + message].first_injection_ps = now_ps;
@@ -1102,14 +1277,19 @@ static _Bool serve_bank(fabric_state *state, int64_t domain, int64_t bank, int64
     int64_t end = min(first + (1 << BANK_SHIFT), row->first_channel + row->num_channels);
     state->banks[bank].wake_ps = NEVER;
     int64_t wake_ps = NEVER;
-    for (int64_t channel = first; channel < end; channel++) {
+    int64_t num_vcs = clock->vc_mask + 1;
+    for (int64_t channel = first; channel < end; channel += num_vcs) {
         int64_t inbox_index = slot * clock->num_channels + channel;
+        _Bool arrives = 0;
+        for (int64_t vc = 0; vc < num_vcs; vc++) {
+            arrives |= inboxes[inbox_index + vc].packet != NONE;
+        }
         if (channel + AHEAD < end) {
             PREFETCH(state->packets, state->channels[channel + AHEAD].queue_first);
             PREFETCH(state->packets, state->channels[channel + AHEAD].credit_first);
             PREFETCH(state->packets, inboxes[inbox_index + AHEAD].packet);
         }
-        if (wakes[channel].wake_ps < window_end_ps || inboxes[inbox_index].packet != NONE) {
+        if (wakes[channel].wake_ps < window_end_ps || arrives) {
             if (row->num_free_packets < row->max_starts) {
                 state->banks[bank].wake_ps = 0;
                 return 0;
@@ -1117,11 +1297,11 @@ static _Bool serve_bank(fabric_state *state, int64_t domain, int64_t bank, int64
             if (state->channels[channel].injector != NONE) {
                 serve_injector(state, domain, channel, window_end_ps);
             } else {
-                if (inboxes[inbox_index].packet != NONE) {
-                    if (clock->routing == ROUTING_ADAPTIVE) {
-                        route_arrivals(state, domain, channel, inbox_index, window_end_ps);
-                    } else {
-                        queue_arrivals(state, domain, channel, inbox_index, window_end_ps);
+                if (arrives && clock->routing == ROUTING_ADAPTIVE) {
+                    route_arrivals(state, domain, channel, inbox_index, window_end_ps);
+                } else if (arrives) {
+                    for (int64_t vc = 0; vc < num_vcs; vc++) {
+                        queue_arrivals(state, domain, channel + vc, inbox_index + vc, window_end_ps);
                     }
                 }
                 serve_output(state, domain, channel, window_end_ps);

@@ -33,6 +33,12 @@ enum {
     ROUTING_ADAPTIVE = 2,
 };
 
+enum {
+    ARBITRATION_OLDEST = 0,
+    ARBITRATION_ROUND_ROBIN = 1,
+    ARBITRATION_PRIORITY = 2,
+};
+
 /* clock: the run as a whole; one row */
 typedef struct {
     int64_t epoch_start_ps; /* the epoch at hand is [epoch_start_ps, epoch_end_ps), whole windows */
@@ -43,7 +49,9 @@ typedef struct {
     int64_t next_domain; /* first domain that has not ended this epoch */
     int64_t window_shift; /* log2 of the window length in ps; the length is at most the least latency */
     int64_t wheel_mask; /* windows in the wheel of inboxes, less one; a power of two less one */
-    int64_t num_channels; /* of all domains */
+    int64_t num_channels; /* rows of channels, of all domains */
+    int64_t vc_mask; /* virtual channels of a channel, less one; a power of two less one */
+    int64_t arbitration; /* an Arbitration */
     int64_t num_banks; /* of all domains */
     int64_t num_terminals;
     int64_t num_domains;
@@ -94,7 +102,7 @@ typedef struct {
     uint32_t num_injectors;
 } terminal_row;
 
-/* channels: one direction of a link and the buffer at its downstream end */
+/* channels: one direction of a link and the buffer at its downstream end; with several virtual channels a row for each. The first is the server of all: what is not of a buffer and its queue counts there alone */
 typedef struct {
     int64_t free_ps; /* when the channel can start its next packet */
     int64_t room_bytes; /* free buffer downstream as the sender knows it */
@@ -139,6 +147,13 @@ typedef struct {
 typedef struct {
     uint32_t packet; /* a list, the newest first */
 } inbox_row;
+
+/* arbiters: per channel, in the row of its first virtual channel: what its output has picked, where there are several */
+typedef struct {
+    int64_t pick_ps; /* when it picked */
+    uint32_t picked; /* the virtual channel whose first packet starts next, NONE before a pick */
+    uint32_t served; /* the virtual channel that was served last */
+} arbiter_row;
 
 /* backlogs: per channel, with adaptive routing */
 typedef struct {
@@ -213,6 +228,7 @@ typedef struct {
     uint32_t message;
     uint32_t destination;
     uint32_t started; /* 1 after its first packet */
+    uint32_t vc; /* virtual channel, counted from the first of its channel */
     uint32_t next; /* next share of the list that it is in */
 } share_row;
 
@@ -243,6 +259,7 @@ typedef struct {
     uint32_t num_shares; /* planes that it uses */
     uint32_t first_plane; /* position in the bundle of its first share */
     uint32_t bundle;
+    uint32_t vc; /* virtual channel on which it travels */
     uint32_t next_ready; /* next message of the bundle's ready list */
     uint32_t after_sent_first; /* followers released when it is sent: first row of followers */
     uint32_t after_sent_count;
@@ -330,6 +347,7 @@ typedef struct {
     bank_row *banks;
     filled_row *filled;
     inbox_row *inboxes;
+    arbiter_row *arbiters;
     backlog_row *backlogs;
     packet_row *packets;
     duration_row *durations;

@@ -88,10 +88,11 @@ def check_backlogs(state: State) -> None:
     """Hold the backlog of every output against its queue, where routing reads it."""
     if state.clock["routing"][0] != Routing.ADAPTIVE:
         return
-    for channel, backlog in zip(state.channels, state.backlogs, strict=True):
-        payloads = state.packets["payload_bytes"][walk(state.packets, channel["queue_first"])]
-        queued_bytes = state.durations["value"][payloads].sum()
-        require(bool(backlog["queued_bytes"] == queued_bytes), "a backlog is not the bytes of its queue")
+    queued_bytes = np.zeros(len(state.channels), np.int64)
+    for channel, first in enumerate(state.channels["queue_first"]):
+        payloads = state.packets["payload_bytes"][walk(state.packets, first)]
+        queued_bytes[channel & ~state.clock["vc_mask"][0]] += state.durations["value"][payloads].sum()
+    require(bool((state.backlogs["queued_bytes"] == queued_bytes).all()), "a backlog is not the bytes of its queues")
 
 
 def check_packets(state: State, waiting: Int64) -> None:

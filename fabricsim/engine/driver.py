@@ -95,7 +95,7 @@ class Simulation:
         threads: int | None = None,
         sink: Sink = discard,
     ) -> None:
-        self.network = network
+        self.network = network = network.split_into_vcs()
         blocks = workload if isinstance(workload, ScheduleBlocks) else ScheduleBlocks.of(workload)
         self.kernel, self.kernel_reason = backends.choose(kernel)
         self._run = backends.load(self.kernel)
@@ -210,13 +210,14 @@ class Simulation:
 
     def figures(self) -> RunFigures:
         """Return what the kernel recorded so far of the run as a whole."""
-        channels = self.state.channels
+        channels = self.state.channels.reshape(-1, self.network.num_vcs)
+        occupied_bytes = self.network.channels.buffer_bytes.reshape(channels.shape) - channels["least_room_bytes"]
         return RunFigures(
-            channel_busy_ps=channels["busy_ps"].copy(),
-            channel_wire_bytes=channels["wire_bytes"].copy(),
-            channel_packets=channels["packets"].copy(),
-            channel_credit_stall_ps=channels["credit_stall_ps"].copy(),
-            channel_peak_occupancy_bytes=self.network.channels.buffer_bytes - channels["least_room_bytes"],
+            channel_busy_ps=channels["busy_ps"].sum(axis=1),
+            channel_wire_bytes=channels["wire_bytes"].sum(axis=1),
+            channel_packets=channels["packets"].sum(axis=1),
+            channel_credit_stall_ps=channels["credit_stall_ps"].sum(axis=1),
+            channel_peak_occupancy_bytes=occupied_bytes.max(axis=1),
             packet_latency_counts=self.state.latencies["packets"].reshape(-1, LATENCY_ROWS).sum(axis=0),
             packet_latency_sum_ps=self._latency_sum_ps,
             packet_latency_max_ps=int(self.state.domains["packet_latency_max_ps"].max()),

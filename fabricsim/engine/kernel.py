@@ -29,7 +29,17 @@ import numpy as np
 
 from fabricsim.engine import hashing, layout
 from fabricsim.engine._jit import jit
-from fabricsim.engine.layout import BANK_SHIFT, LATENCY_BUCKETS, LATENCY_SHIFT, Code, Part, Routing, State, TimerKind
+from fabricsim.engine.layout import (
+    BANK_SHIFT,
+    LATENCY_BUCKETS,
+    LATENCY_SHIFT,
+    Arbitration,
+    Code,
+    Part,
+    Routing,
+    State,
+    TimerKind,
+)
 
 if TYPE_CHECKING:
     int64 = int  # as good as, to a type checker
@@ -46,6 +56,8 @@ TASK_STARTS, MESSAGE_SENT = int64(TimerKind.TASK_STARTS), int64(TimerKind.MESSAG
 MESSAGE_COMPLETE = int64(TimerKind.MESSAGE_COMPLETE)
 SPRAY = int64(Routing.SPRAY)
 ADAPTIVE = int64(Routing.ADAPTIVE)
+ROUND_ROBIN = int64(Arbitration.ROUND_ROBIN)
+PRIORITY = int64(Arbitration.PRIORITY)
 WHOLE, OPEN, CLOSE = int64(Part.WHOLE), int64(Part.OPEN), int64(Part.CLOSE)
 
 MASK32 = hashing.MASK32
@@ -78,8 +90,15 @@ def bank_of(state: State, domain: int, channel: int) -> int:
 
 
 @jit
+def server_of(state: State, channel: int) -> int:
+    """Return the first virtual channel of the channel that *channel* belongs to, which is the server of all."""
+    return channel & ~state.clock[0]["vc_mask"]
+
+
+@jit
 def wake_channel(state: State, domain: int, channel: int, time_ps: int) -> None:
     """See to it that a channel of *domain* is looked at at *time_ps* or before."""
+    channel = server_of(state, channel)
     state.wakes[channel]["wake_ps"] = min(state.wakes[channel]["wake_ps"], time_ps)
     bank = bank_of(state, domain, channel)
     state.banks[bank]["wake_ps"] = min(state.banks[bank]["wake_ps"], time_ps)
@@ -162,7 +181,7 @@ def eject_packet(
     state: State, domain: int, channel: int, index: int, head_ps: int, injected_ps: int, message: int, payload: int
 ) -> None:
     """Eject the packet whose head arrives at a terminal at *head_ps*: the server is a FIFO, so its end is known now."""
-    row = state.channels[channel]
+    row = state.channels[server_of(state, channel)]
     end_ps = max(head_ps, row["ejection_free_ps"]) + state.durations[row["ejection_row"] + payload]["value"]
     row["ejection_free_ps"] = end_ps
     return_credit(state, domain, index, end_ps + row["latency_ps"])
@@ -202,7 +221,8 @@ def latency_bucket(state: State, domain: int, latency_ps: int) -> int:
 @jit
 def choose_output(state: State, channel: int, message: int, destination: int) -> int:
     """Route a packet that comes by *channel* at the switch at its end (docs/physics.md, section 6)."""
-    row = state.channels[channel]
+    server = server_of(state, channel)
+    row = state.channels[server]
     route = state.routes[row["route_row"] + destination]
     count = int64(route["count"])
     place = int64(route["first"])
@@ -213,7 +233,7 @@ def choose_output(state: State, channel: int, message: int, destination: int) ->
         else:
             choice = state.messages[message]["flow"]
         place += choice % count
-    return int64(row["first_output"]) + int64(state.candidates[place]["output"])
+    return int64(row["first_output"]) + int64(state.candidates[place]["output"]) + channel - server
 
 
 @jit
@@ -371,11 +391,8 @@ def queue_arrivals(state: State, domain: int, channel: int, inbox_index: int, wi
 
 
 @jit
-def serve_output(state: State, domain: int, channel: int, until_ps: int) -> None:
-    """Start what the queue of the switch output *channel* can start before *until_ps*; note when to look again.
-
-    Outputs do not see each other: each does its whole window on its own, if no adaptive choice asks it before.
-    """
+def serve_queue(state: State, domain: int, channel: int, until_ps: int) -> None:
+    """Start what the queue of a switch output with one virtual channel can start before *until_ps*."""
     row = state.channels[channel]
     channels = state.channels
     packets = state.packets
@@ -458,17 +475,147 @@ def room_at(state: State, channel: int, now_ps: int) -> int:
 
 
 @jit
+def front_ps(state: State, channel: int, from_ps: int) -> int:
+    """Return the first time from *from_ps* on at which the first packet of a virtual channel is there and has room."""
+    row = state.channels[channel]
+    packets = state.packets
+    if row["queue_first"] == NONE:
+        return NEVER
+    packet = packets[row["queue_first"]]
+    wire_bytes = state.durations[int64(packet["payload_bytes"])]["value"]
+    now_ps = max(from_ps, packet["time_ps"])
+    room_bytes = row["room_bytes"]
+    index = int64(row["credit_first"])
+    while index != NONE and room_bytes < wire_bytes:
+        room_bytes += state.durations[int64(packets[index]["payload_bytes"])]["value"]
+        now_ps = max(now_ps, packets[index]["time_ps"])
+        index = int64(packets[index]["next"])
+    if room_bytes < wire_bytes:
+        now_ps = NEVER
+    return int64(now_ps)
+
+
+@jit
+def goes_before(state: State, one: int, other: int, server: int) -> bool:
+    """Whether the output *server* serves the first packet of virtual channel *one* before that of *other*."""
+    clock = state.clock[0]
+    if clock["arbitration"] == PRIORITY:
+        return one < other
+    if clock["arbitration"] == ROUND_ROBIN:
+        served = server + int64(state.arbiters[server]["served"])
+        return ((one - served - 1) & clock["vc_mask"]) < ((other - served - 1) & clock["vc_mask"])
+    packet = state.packets[state.channels[one]["queue_first"]]
+    rival = state.packets[state.channels[other]["queue_first"]]
+    if packet["time_ps"] != rival["time_ps"]:
+        return packet["time_ps"] < rival["time_ps"]
+    tie = mix32(int64(state.channels[int64(packet["channel"])]["tie_key"]) ^ (packet["time_ps"] & MASK32))
+    rival_tie = mix32(int64(state.channels[int64(rival["channel"])]["tie_key"]) ^ (rival["time_ps"] & MASK32))
+    if tie != rival_tie:
+        return tie < rival_tie
+    return packet["channel"] < rival["channel"]
+
+
+@jit
+def pick_vc(state: State, channel: int, until_ps: int) -> int:
+    """Let the output *channel*, which is free, pick before *until_ps*; return when, or when to look again."""
+    free_ps = state.channels[channel]["free_ps"]
+    end = channel + state.clock[0]["vc_mask"] + 1
+    pick_ps = NEVER
+    for vc in range(channel, end):
+        row = state.channels[vc]
+        ready_ps = front_ps(state, vc, free_ps)
+        row["blocked"] = 0
+        if row["queue_first"] != NONE and ready_ps > max(free_ps, state.packets[row["queue_first"]]["time_ps"]):
+            row["blocked"] = 1
+        pick_ps = min(pick_ps, ready_ps)
+    if pick_ps < until_ps:
+        best = NONE
+        for vc in range(channel, end):
+            if front_ps(state, vc, free_ps) <= pick_ps and (best == NONE or goes_before(state, vc, best, channel)):
+                best = vc
+        state.arbiters[channel]["picked"] = best
+        state.arbiters[channel]["pick_ps"] = pick_ps
+    return int64(pick_ps)
+
+
+@jit
+def serve_vcs(state: State, domain: int, channel: int, until_ps: int) -> None:
+    """Start what the queues of a switch output with several virtual channels can start before *until_ps*."""
+    server = state.channels[channel]
+    arbiter = state.arbiters[channel]
+    durations = state.durations
+    started_bytes = ZERO
+    while True:
+        if arbiter["picked"] == NONE:
+            wake_ps = pick_vc(state, channel, until_ps)
+            if wake_ps >= until_ps:
+                break
+        vc = int64(arbiter["picked"])
+        row = state.channels[vc]
+        index = int64(row["queue_first"])
+        packet = state.packets[index]
+        came_by = state.channels[int64(packet["channel"])]
+        payload = int64(packet["payload_bytes"])
+        serialization_ps = durations[server["serialization_row"] + payload]["value"]
+        lead_ps = durations[came_by["serialization_row"] + payload]["value"] - serialization_ps
+        could_ps = packet["time_ps"] + max(ZERO, lead_ps)
+        start_ps = max(arbiter["pick_ps"], could_ps)
+        wake_ps = start_ps
+        if start_ps >= until_ps:
+            break
+        row["room_bytes"] += take_credits(state, domain, vc, start_ps) - durations[payload]["value"]
+        row["least_room_bytes"] = min(row["least_room_bytes"], row["room_bytes"])
+        row["packets"] += 1
+        row["busy_ps"] += serialization_ps
+        row["wire_bytes"] += durations[payload]["value"]
+        row["credit_stall_ps"] += start_ps - max(could_ps, server["free_ps"])
+        started_bytes += durations[payload]["value"]
+        server["free_ps"] = start_ps + serialization_ps
+        row["queue_first"] = packet["next"]
+        arbiter["picked"] = NONE
+        arbiter["served"] = vc - channel
+        pass_on(
+            state,
+            domain,
+            vc,
+            start_ps,
+            packet["injected_ps"],
+            int64(packet["message"]),
+            int64(packet["destination"]),
+            payload,
+        )
+        return_credit(state, domain, index, start_ps + serialization_ps + came_by["latency_ps"])
+    if state.clock[0]["routing"] == ADAPTIVE:
+        state.backlogs[channel]["queued_bytes"] -= started_bytes
+    state.wakes[channel]["wake_ps"] = wake_ps
+
+
+@jit
+def serve_output(state: State, domain: int, channel: int, until_ps: int) -> None:
+    """Start what the switch output *channel* can start before *until_ps*; note when to look again.
+
+    Outputs do not see each other: each does its whole window on its own, if no adaptive choice asks it before.
+    """
+    if state.clock[0]["vc_mask"] == 0:
+        serve_queue(state, domain, channel, until_ps)
+    else:
+        serve_vcs(state, domain, channel, until_ps)
+
+
+@jit
 def adapt_output(state: State, domain: int, index: int) -> int:
     """Route a packet whose head arrives, after all that arrived before it (docs/physics.md, section 6)."""
     packet = state.packets[index]
     now_ps = packet["time_ps"]
-    row = state.channels[int64(packet["channel"])]
+    server = server_of(state, int64(packet["channel"]))
+    vc = int64(packet["channel"]) - server
+    row = state.channels[server]
     route = state.routes[int64(row["route_row"]) + int64(packet["destination"])]
     count = int64(route["count"])
     first = int64(route["first"])
     first_output = int64(row["first_output"])
     if count == 1:
-        return first_output + int64(state.candidates[first]["output"])
+        return first_output + int64(state.candidates[first]["output"]) + vc
     choice = row["spray_counter"] % count
     row["spray_counter"] += 1
     best = NONE
@@ -480,9 +627,9 @@ def adapt_output(state: State, domain: int, index: int) -> int:
             serve_output(state, domain, output, now_ps)
         queued_bytes = state.backlogs[output]["queued_bytes"]
         if queued_bytes <= best_bytes:
-            room_bytes = room_at(state, output, now_ps)
+            room_bytes = room_at(state, output + vc, now_ps)
             if queued_bytes < best_bytes or room_bytes > best_room_bytes:
-                best = output
+                best = output + vc
                 best_bytes = queued_bytes
                 best_room_bytes = room_bytes
         choice += 1
@@ -500,7 +647,9 @@ def route_arrivals(state: State, domain: int, channel: int, inbox_index: int, wi
         output = adapt_output(state, domain, index)
         packet = state.packets[index]
         queue_packet(state, output, index)
-        state.backlogs[output]["queued_bytes"] += state.durations[int64(packet["payload_bytes"])]["value"]
+        state.backlogs[server_of(state, output)]["queued_bytes"] += state.durations[int64(packet["payload_bytes"])][
+            "value"
+        ]
         # The outputs of a switch come after its first one, so it is looked at in this window.
         wake_channel(state, domain, output, packet["time_ps"])
 
@@ -736,6 +885,7 @@ def fill_slots(state: State, domain: int, injector: int) -> None:
         share["bytes_left"] = message["share_bytes"]
         share["message"] = message_index
         share["destination"] = message["destination"]
+        share["vc"] = message["vc"]
         share["started"] = 0
         share["joined"] = 2 * taken_ps
         share["next"] = NONE
@@ -817,7 +967,9 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
 
     Notes when to look at it again.
     """
-    row = state.channels[channel]
+    channels = state.channels
+    num_vcs = state.clock[0]["vc_mask"] + 1
+    row = channels[channel]
     injector = int64(row["injector"])
     server = state.injectors[injector]
     shares = state.shares
@@ -829,8 +981,8 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
             fill_slots(state, domain, injector)
         if server["wait_end_ps"] <= now_ps:
             end_waits(state, injector, now_ps)
-        row["room_bytes"] += take_credits(state, domain, channel, now_ps)
-        room_bytes = row["room_bytes"]
+        for vc in range(channel, channel + num_vcs):
+            channels[vc]["room_bytes"] += take_credits(state, domain, vc, now_ps)
         before = NONE
         index = int64(server["ring_first"])
         payload = ZERO
@@ -838,30 +990,51 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
         while index != NONE:
             payload = min(shares[index]["bytes_left"], max_payload_bytes)
             wire_bytes = durations[payload]["value"]
-            if room_bytes >= wire_bytes:
+            vc = channel + int64(shares[index]["vc"])
+            if channels[vc]["room_bytes"] >= wire_bytes:
                 break
-            row["blocked"] = 1
+            channels[vc]["blocked"] = 1
+            row["blocked"] = 1  # it stands for any of them
             before = index
             index = int64(shares[index]["next"])
+        if index != NONE and state.clock[0]["arbitration"] == PRIORITY:
+            # Look on for one of a lower virtual channel.
+            behind = index
+            after = int64(shares[index]["next"])
+            while after != NONE:
+                share = shares[after]
+                payload_after = min(share["bytes_left"], max_payload_bytes)
+                room_bytes = channels[channel + int64(share["vc"])]["room_bytes"]
+                if share["vc"] < shares[index]["vc"] and room_bytes >= durations[payload_after]["value"]:
+                    before = behind
+                    index = after
+                    payload = payload_after
+                    wire_bytes = durations[payload]["value"]
+                behind = after
+                after = int64(share["next"])
         if index == NONE:
             now_ps = server["wait_end_ps"]
-            if row["blocked"] == 1 and row["credit_first"] != NONE:
-                now_ps = min(now_ps, state.packets[row["credit_first"]]["time_ps"])
+            for vc in range(channel, channel + num_vcs):
+                if channels[vc]["blocked"] == 1 and channels[vc]["credit_first"] != NONE:
+                    now_ps = min(now_ps, state.packets[channels[vc]["credit_first"]]["time_ps"])
             continue
 
         if row["blocked"] == 1:
-            row["blocked"] = 0
+            for vc in range(channel, channel + num_vcs):
+                channels[vc]["blocked"] = 0
             row["credit_stall_ps"] += now_ps - max(blocked_since(state, injector), row["free_ps"])
         share = shares[index]
         message = int64(share["message"])
-        row["room_bytes"] = room_bytes - wire_bytes
-        row["least_room_bytes"] = min(row["least_room_bytes"], room_bytes - wire_bytes)
+        vc = channel + int64(share["vc"])
+        buffer = channels[vc]
+        buffer["room_bytes"] -= wire_bytes
+        buffer["least_room_bytes"] = min(buffer["least_room_bytes"], buffer["room_bytes"])
         row["packets"] += 1
         row["busy_ps"] += durations[row["serialization_row"] + payload]["value"]
         row["wire_bytes"] += wire_bytes
         free_ps = now_ps + durations[server["injection_row"] + payload]["value"]
         row["free_ps"] = free_ps
-        pass_on(state, domain, channel, now_ps, now_ps, message, int64(share["destination"]), payload)
+        pass_on(state, domain, vc, now_ps, now_ps, message, int64(share["destination"]), payload)
         if share["started"] == 0:
             share["started"] = 1
             state.parts[row["first_part"] + message]["first_injection_ps"] = now_ps
@@ -1011,20 +1184,24 @@ def serve_bank(state: State, domain: int, bank: int, window_end_ps: int) -> bool
     end = min(first + (1 << BANK_SHIFT), row["first_channel"] + row["num_channels"])
     state.banks[bank]["wake_ps"] = NEVER
     wake_ps = NEVER
-    for channel in range(first, end):
+    num_vcs = clock["vc_mask"] + 1
+    for channel in range(first, end, num_vcs):
         inbox_index = slot * clock["num_channels"] + channel
-        if wakes[channel]["wake_ps"] < window_end_ps or inboxes[inbox_index]["packet"] != NONE:
+        arrives = False
+        for vc in range(num_vcs):
+            arrives |= inboxes[inbox_index + vc]["packet"] != NONE
+        if wakes[channel]["wake_ps"] < window_end_ps or arrives:
             if row["num_free_packets"] < row["max_starts"]:
                 state.banks[bank]["wake_ps"] = 0
                 return False
             if state.channels[channel]["injector"] != NONE:
                 serve_injector(state, domain, channel, window_end_ps)
             else:
-                if inboxes[inbox_index]["packet"] != NONE:
-                    if clock["routing"] == ADAPTIVE:
-                        route_arrivals(state, domain, channel, inbox_index, window_end_ps)
-                    else:
-                        queue_arrivals(state, domain, channel, inbox_index, window_end_ps)
+                if arrives and clock["routing"] == ADAPTIVE:
+                    route_arrivals(state, domain, channel, inbox_index, window_end_ps)
+                elif arrives:
+                    for vc in range(num_vcs):
+                        queue_arrivals(state, domain, channel + vc, inbox_index + vc, window_end_ps)
                 serve_output(state, domain, channel, window_end_ps)
         wake_ps = min(wake_ps, wakes[channel]["wake_ps"])
     # A credit that came meanwhile may have woken a channel already passed.

@@ -64,6 +64,14 @@ class Routing(IntEnum):
     ADAPTIVE = 2
 
 
+class Arbitration(IntEnum):
+    """Which virtual channel an output serves next (docs/physics.md, section 5)."""
+
+    OLDEST = 0
+    ROUND_ROBIN = 1
+    PRIORITY = 2
+
+
 @dataclass(frozen=True)
 class Field:
     """One field: its name (with its unit), its type as NumPy spells it, and its meaning."""
@@ -115,7 +123,9 @@ TABLES = (
             Field("next_domain", "i8", "first domain that has not ended this epoch"),
             Field("window_shift", "i8", "log2 of the window length in ps; the length is at most the least latency"),
             Field("wheel_mask", "i8", "windows in the wheel of inboxes, less one; a power of two less one"),
-            Field("num_channels", "i8", "of all domains"),
+            Field("num_channels", "i8", "rows of channels, of all domains"),
+            Field("vc_mask", "i8", "virtual channels of a channel, less one; a power of two less one"),
+            Field("arbitration", "i8", "an Arbitration"),
             Field("num_banks", "i8", "of all domains"),
             Field("num_terminals", "i8", ""),
             Field("num_domains", "i8", ""),
@@ -180,7 +190,8 @@ TABLES = (
     Table(
         "channels",
         "channel_row",
-        "one direction of a link and the buffer at its downstream end",
+        "one direction of a link and the buffer at its downstream end; with several virtual channels a row for each. "
+        "The first is the server of all: what is not of a buffer and its queue counts there alone",
         # Two cache lines of 64 bytes: what every look at the channel needs, then what a start adds.
         (
             Field("free_ps", "i8", "when the channel can start its next packet"),
@@ -231,6 +242,16 @@ TABLES = (
         "what reaches a switch output in one window of the wheel: row (window & wheel_mask) * num_channels + channel. "
         "With adaptive routing all that reaches a switch, in the inbox of its first output",
         (Field("packet", "u4", "a list, the newest first"),),
+    ),
+    Table(
+        "arbiters",
+        "arbiter_row",
+        "per channel, in the row of its first virtual channel: what its output has picked, where there are several",
+        (
+            Field("pick_ps", "i8", "when it picked"),
+            Field("picked", "u4", "the virtual channel whose first packet starts next, NONE before a pick"),
+            Field("served", "u4", "the virtual channel that was served last"),
+        ),
     ),
     Table(
         "backlogs",
@@ -316,6 +337,7 @@ TABLES = (
             Field("message", "u4", ""),
             Field("destination", "u4", ""),
             Field("started", "u4", "1 after its first packet"),
+            Field("vc", "u4", "virtual channel, counted from the first of its channel"),
             Field("next", "u4", "next share of the list that it is in"),
         ),
     ),
@@ -353,6 +375,7 @@ TABLES = (
             Field("num_shares", "u4", "planes that it uses"),
             Field("first_plane", "u4", "position in the bundle of its first share"),
             Field("bundle", "u4", ""),
+            Field("vc", "u4", "virtual channel on which it travels"),
             Field("next_ready", "u4", "next message of the bundle's ready list"),
             Field("after_sent_first", "u4", "followers released when it is sent: first row of followers"),
             Field("after_sent_count", "u4", ""),
@@ -434,6 +457,7 @@ class State(NamedTuple):
     banks: Rows
     filled: Rows
     inboxes: Rows
+    arbiters: Rows
     backlogs: Rows
     packets: Rows
     durations: Rows
@@ -470,7 +494,7 @@ def c_header() -> str:
     """Return the text of ``csrc/state.h``: constants, codes, one struct per table, the state."""
     lines = [_HEADER, f"#define NONE {NONE}", f"#define NEVER {NEVER}", f"#define BANK_SHIFT {BANK_SHIFT}"]
     lines += [f"#define LATENCY_SHIFT {LATENCY_SHIFT}", f"#define LATENCY_BUCKETS {LATENCY_BUCKETS}", ""]
-    enums: tuple[Any, ...] = (Code, Part, TimerKind, Routing)
+    enums: tuple[Any, ...] = (Code, Part, TimerKind, Routing, Arbitration)
     for enum in enums:
         lines.append("enum {")
         lines += [f"    {enum.__name__.upper()}_{member.name} = {member.value}," for member in enum]

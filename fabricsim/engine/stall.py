@@ -45,7 +45,8 @@ def first_blocked(state: State) -> tuple[int, int, int] | None:
         packet = state.packets[channels["queue_first"][channel]]
         return int(channel), int(packet["message"]), int(durations[packet["payload_bytes"]])
     for channel in np.flatnonzero(channels["blocked"] == 1):
-        share = state.shares[state.injectors["ring_first"][channels["injector"][channel]]]
+        server = int(channel) & ~int(state.clock["vc_mask"][0])
+        share = state.shares[state.injectors["ring_first"][channels["injector"][server]]]
         payload = min(int(share["bytes_left"]), int(state.clock["max_payload_bytes"][0]))
         return int(channel), int(share["message"]), int(durations[payload])
     return None

@@ -15,6 +15,7 @@ from fabricsim.engine.layout import (
     NEVER,
     NONE,
     NOT_YET,
+    Arbitration,
     Routing,
     Rows,
     State,
@@ -50,7 +51,8 @@ def rows(name: str, count: int) -> Rows:
 def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed: int) -> State:
     """Return the state of a run at time zero, before its first event.
 
-    Of a workload in blocks *schedule* is the first; ``Work`` admits the others.
+    *network* is split into virtual channels. Of a workload in blocks *schedule* is the first; ``Work`` admits the
+    others.
     ``terminal_of_rank[r]`` is the terminal of rank r (int32, one entry per rank, all different).
     """
     messages = message_rows(network, schedule, terminal_of_rank, seed)
@@ -67,6 +69,8 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     clock["epoch_windows"] = min(overhead_windows, MAX_EPOCH_WINDOWS) if defers else MAX_EPOCH_WINDOWS
     clock["defers"] = defers
     clock["num_channels"] = len(channels)
+    clock["vc_mask"] = network.num_vcs - 1
+    clock["arbitration"] = Arbitration[network.arbitration.upper()]
     clock["num_terminals"] = network.num_terminals
     clock["num_messages"] = len(messages)
     clock["routing"] = Routing[network.routing.upper()]
@@ -108,6 +112,9 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     shares = share_rows(network, domains, injectors, int(np.count_nonzero(messages["share_bytes"])))
     counts = part_rows("counts", network, len(messages))
     counts["packets_left"].reshape(network.num_planes, -1)[:] = share_packets(network, messages)
+    arbiters = rows("arbiters", len(channels))
+    arbiters["picked"] = NONE
+    arbiters["served"] = network.num_vcs - 1
     wakes = rows("wakes", len(channels))
     wakes["wake_ps"] = NEVER
     clock["num_banks"] = num_banks = len(domains) * banks_apart(domains)
@@ -124,6 +131,7 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
         banks=banks,
         filled=rows("filled", wheel * num_banks),
         inboxes=inboxes,
+        arbiters=arbiters,
         backlogs=rows("backlogs", len(channels)),
         packets=rows("packets", 0)[:0],
         durations=durations.table(),
@@ -454,6 +462,7 @@ def message_rows(
     messages["shares_left"] = messages["parts_left"] = messages["num_shares"] = num_shares
     messages["first_plane"] = np.where(num_shares < planes, first_plane % planes, 0)
     messages["bundle"] = bundle
+    messages["vc"] = np.array([operation.vc for operation in schedule.operations], np.uint32)[source.operation]
     messages["next_ready"] = NONE
     return messages
 

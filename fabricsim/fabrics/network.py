@@ -8,7 +8,7 @@ Planes that are alike number their places alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 
 import numpy as np
@@ -127,11 +127,29 @@ class Network:
     packet: PacketFormat
     endpoint: Endpoint
     routing: str  # "spray", "deterministic" or "adaptive"
+    num_vcs: int = 1
+    arbitration: str = "oldest"  # or "round_robin", "priority": between virtual channels
 
     @property
     def num_nodes(self) -> int:
         """Terminals and switches."""
         return self.num_terminals + self.num_switches
+
+    def split_into_vcs(self) -> Network:
+        """Return the network with a row of the channel table per virtual channel, those of a channel in order.
+
+        Links to a channel lead to its first virtual channel.
+        """
+        if self.num_vcs == 1:
+            return self
+        channels, count = self.channels, self.num_vcs
+        return replace(
+            self,
+            channels=Channels(**{one.name: np.repeat(getattr(channels, one.name), count) for one in fields(channels)}),
+            candidates=self.candidates * count,
+            spray_start=np.repeat(self.spray_start, count),
+            bundle_channels=self.bundle_channels * count,
+        )
 
     def channel_name(self, channel: int) -> str:
         """Say where a channel runs, for messages: ``npu3 -> l1.0.2 (plane 2)``."""

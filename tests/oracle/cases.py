@@ -59,6 +59,7 @@ class OperationDraft:
 
     tasks: Sequence[TaskDraft]
     messages: Sequence[MessageDraft] = ()
+    vc: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def build_schedule(num_ranks: int, drafts: Sequence[OperationDraft]) -> Schedule
                 ranks=tuple(task.rank for task in draft.tasks),
                 size_bytes=sum(message.size_bytes for message in draft.messages),
                 descriptors=number,
+                vc=draft.vc,
             )
             for number, draft in enumerate(drafts)
         ),
@@ -151,6 +153,7 @@ def synchronised_cases(draw: st.DrawFn) -> Case:
             OperationDraft(
                 [TaskDraft(rank, after=after) for rank in ranks],
                 [MessageDraft(source, target, budget.grant(size_bytes)) for source, target in pairs],
+                draw(st.integers(0, network.num_vcs - 1)),
             )
         )
     return Case(network, build_schedule(len(ranks), drafts), draw(seeds()), terminal_of_rank)
@@ -194,7 +197,17 @@ def crowded_cases(draw: st.DrawFn) -> Case:
 
 @st.composite
 def networks(draw: st.DrawFn, *, alike: bool, kinds: Sequence[str] = KINDS) -> Network:
-    """Draw a network of one of the kinds; ``alike`` gives all its channels one link."""
+    """Draw a network of one of the kinds, with some virtual channels; ``alike`` gives all its channels one link."""
+    return replace(
+        draw(networks_of_a_kind(alike=alike, kinds=kinds)),
+        num_vcs=draw(st.sampled_from([1, 2, 4])),
+        arbitration=draw(st.sampled_from(["oldest", "round_robin", "priority"])),
+    )
+
+
+@st.composite
+def networks_of_a_kind(draw: st.DrawFn, *, alike: bool, kinds: Sequence[str]) -> Network:
+    """Draw a network of one of the kinds, with one virtual channel."""
     packet = draw(packet_formats())
     links = st.just(draw(links_for(packet))) if alike else links_for(packet)
     rates = st.none() | ps_per_byte()
@@ -456,7 +469,8 @@ def random_schedules(draw: st.DrawFn, num_ranks: int, network: Network) -> Sched
             )
         for rank in ranks:
             operations_at[rank].append(number)
-        drafts.append(OperationDraft(tasks, draw(random_messages(ranks, network, budget)) if moves else ()))
+        messages = draw(random_messages(ranks, network, budget)) if moves else ()
+        drafts.append(OperationDraft(tasks, messages, draw(st.integers(0, network.num_vcs - 1))))
     return build_schedule(num_ranks, drafts)
 
 

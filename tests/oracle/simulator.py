@@ -70,6 +70,7 @@ class Message:
     source: Task
     target: Task
     size_bytes: int
+    vc: int
     waits_for: list[Message] = field(default_factory=list)
     ready_ps: int | None = None
     first_injection_ps: int | None = None
@@ -132,11 +133,13 @@ class Channel:
     buffer_bytes: int
     copy_ps_per_byte: Fraction | None
     ejection_ps_per_byte: Fraction | None
-    # The sender's side. A switch uses the queue; a terminal uses ready shares, slots and the ring.
-    room_bytes: int
+    # The sender's side. A switch uses the queues; a terminal uses ready shares, slots and the ring.
+    room_bytes: list[int]  # per vc
+    queues: list[list[Packet]]  # per vc
+    served_vc: int
     free_slots: int
     free_from_ps: int = 0
-    queue: list[Packet] = field(default_factory=list)
+    picked: Packet | None = None  # waits until it may start
     ready: list[Share] = field(default_factory=list)
     ring: list[Share] = field(default_factory=list)
     # The receiver's side: a switch sprays, a terminal ejects.
@@ -148,15 +151,15 @@ class Channel:
     wire_bytes: int = 0
     packets: int = 0
     credit_stall_ps: int = 0
-    peak_occupancy_bytes: int = 0
+    peak_occupancy_bytes: int = 0  # the largest of a vc
 
     def serialization_ps(self, wire_bytes: int) -> int:
         """Time from head to tail of a packet on this channel."""
         return ceil(wire_bytes * self.ps_per_byte)
 
     def backlog_bytes(self) -> int:
-        """Wire bytes of the packets in the queue (section 6)."""
-        return sum(packet.wire_bytes for packet in self.queue)
+        """Wire bytes of the packets in the queues of all vcs (section 6)."""
+        return sum(packet.wire_bytes for queue in self.queues for packet in queue)
 
     def injection_ps(self, payload_bytes: int, wire_bytes: int) -> int:
         """Time that a packet occupies this channel at the terminal that injects it."""
@@ -173,7 +176,7 @@ class Channel:
 class Instant:
     """All that is known to happen at one time; ``nodes`` are those that have to look around then."""
 
-    credits: list[tuple[Channel, int]] = field(default_factory=list)
+    credits: list[tuple[Channel, int, int]] = field(default_factory=list)  # (channel, vc, wire bytes)
     shares_sent: list[Share] = field(default_factory=list)
     ejected: list[Packet] = field(default_factory=list)
     arrivals: list[Packet] = field(default_factory=list)
@@ -274,8 +277,8 @@ class Simulation:
 
         The ends of packets on channels need no action: a channel is free when ``free_from_ps`` is reached.
         """
-        for channel, wire_bytes in instant.credits:
-            channel.room_bytes += wire_bytes
+        for channel, vc, wire_bytes in instant.credits:
+            channel.room_bytes[vc] += wire_bytes
         for share in instant.shares_sent:
             share.channel.free_slots += 1
             share.message.shares_to_send -= 1
@@ -386,13 +389,19 @@ class Simulation:
         """If the channel is free, send the next packet of the first share of the ring that can go."""
         if channel.free_from_ps > self.now_ps:
             return
+        can_go = []
         for share in channel.ring:
             payload_bytes = min(share.timed_bytes_left, self.network.packet.max_payload_bytes)
             wire_bytes = self.network.packet.wire_bytes(payload_bytes)
-            if share.waits_until_ps <= self.now_ps and wire_bytes <= channel.room_bytes:
-                break
-        else:
+            if share.waits_until_ps <= self.now_ps and wire_bytes <= channel.room_bytes[share.message.vc]:
+                can_go.append(share)
+        if not can_go:
             return
+        share = can_go[0]
+        if self.network.arbitration == "priority":
+            share = min(can_go, key=lambda share: share.message.vc)  # the first of the least
+        payload_bytes = min(share.timed_bytes_left, self.network.packet.max_payload_bytes)
+        wire_bytes = self.network.packet.wire_bytes(payload_bytes)
         could_start_ps = max(channel.free_from_ps, min(s.waits_until_ps for s in channel.ring))
         channel.ring.remove(share)
         held_bytes = min(share.held_bytes_left, payload_bytes)
@@ -418,7 +427,7 @@ class Simulation:
         end = self.at(channel.ejection_free_from_ps)
         end.nodes.add(channel.target)
         end.ejected.append(packet)
-        self.return_credit(channel, packet.wire_bytes, channel.ejection_free_from_ps)
+        self.return_credit(channel, packet, channel.ejection_free_from_ps)
 
     def deliver(self, packet: Packet) -> None:
         """End the ejection of a packet: it is delivered now, and so is its message if it was the last."""
@@ -447,48 +456,75 @@ class Simulation:
         candidates = [self.channels[channel] for channel in self.network.candidates[first : first + count]]
         if self.network.routing == "adaptive":
             in_turn = candidates[choice:] + candidates[:choice]
-            goes_by = min(in_turn, key=lambda channel: (channel.backlog_bytes(), -channel.room_bytes))
+            vc = packet.message.vc
+            goes_by = min(in_turn, key=lambda channel: (channel.backlog_bytes(), -channel.room_bytes[vc]))
         else:
             goes_by = candidates[choice]
         slower_by_ps = came_by.serialization_ps(packet.wire_bytes) - goes_by.serialization_ps(packet.wire_bytes)
         packet.earliest_start_ps = packet.head_arrival_ps + max(0, slower_by_ps)
         if packet.earliest_start_ps > self.now_ps:
             self.at(packet.earliest_start_ps).nodes.add(goes_by.source)
-        goes_by.queue.append(packet)
+        goes_by.queues[packet.message.vc].append(packet)
+
+    def pick_vc(self, channel: Channel) -> Packet | None:
+        """Return the packet that a switch's free output picks now among the fronts of its vcs that have room."""
+        fronts = [
+            queue[0]
+            for vc, queue in enumerate(channel.queues)
+            if queue and queue[0].wire_bytes <= channel.room_bytes[vc]
+        ]
+        if not fronts:
+            return None
+        if self.network.arbitration == "priority":
+            return min(fronts, key=lambda packet: packet.message.vc)
+        if self.network.arbitration == "round_robin":
+            first = channel.served_vc + 1
+            return min(fronts, key=lambda packet: (packet.message.vc - first) % len(channel.queues))
+
+        def tie_order(packet: Packet) -> tuple[int, int, int]:
+            tie = mix32(packet.channel.tie_key ^ packet.head_arrival_ps & MASK)
+            return packet.head_arrival_ps, tie, packet.channel.place
+
+        return min(fronts, key=tie_order)
 
     def forward(self, channel: Channel) -> None:
-        """If a switch's output is free and has room for its oldest packet, and that may start, send it."""
-        if channel.free_from_ps > self.now_ps or not channel.queue:
+        """If a switch's output is free, pick a packet, if it has not, and send it once it may start."""
+        if channel.free_from_ps > self.now_ps:
             return
-        packet = channel.queue[0]
-        if packet.earliest_start_ps > self.now_ps or packet.wire_bytes > channel.room_bytes:
+        if channel.picked is None:
+            channel.picked = self.pick_vc(channel)
+        packet = channel.picked
+        if packet is None or packet.earliest_start_ps > self.now_ps:
             return
-        channel.queue.pop(0)
+        channel.picked = None
+        channel.served_vc = packet.message.vc
+        channel.queues[packet.message.vc].remove(packet)
         came_by, packet.channel = packet.channel, channel
         self.send(packet, max(packet.earliest_start_ps, channel.free_from_ps))
         channel.free_from_ps = self.now_ps + channel.serialization_ps(packet.wire_bytes)
         self.at(channel.free_from_ps).nodes.add(channel.source)
-        self.return_credit(came_by, packet.wire_bytes, channel.free_from_ps)
+        self.return_credit(came_by, packet, channel.free_from_ps)
 
     def send(self, packet: Packet, could_start_ps: int) -> None:
         """Start a packet on its channel now; but for credits it would have started at ``could_start_ps``."""
         channel = packet.channel
-        channel.room_bytes -= packet.wire_bytes
+        vc = packet.message.vc
+        channel.room_bytes[vc] -= packet.wire_bytes
         channel.packets += 1
         channel.wire_bytes += packet.wire_bytes
         channel.busy_ps += channel.serialization_ps(packet.wire_bytes)
         channel.credit_stall_ps += self.now_ps - could_start_ps
-        channel.peak_occupancy_bytes = max(channel.peak_occupancy_bytes, channel.buffer_bytes - channel.room_bytes)
+        channel.peak_occupancy_bytes = max(channel.peak_occupancy_bytes, channel.buffer_bytes - channel.room_bytes[vc])
         packet.head_arrival_ps = self.now_ps + channel.latency_ps
         arrival = self.at(packet.head_arrival_ps)
         arrival.nodes.add(channel.target)
         arrival.arrivals.append(packet)
 
-    def return_credit(self, channel: Channel, wire_bytes: int, tail_left_ps: int) -> None:
+    def return_credit(self, channel: Channel, packet: Packet, tail_left_ps: int) -> None:
         """Give the room of a packet back to the sender of ``channel``, one latency after its tail has left."""
         usable = self.at(tail_left_ps + channel.latency_ps)
         usable.nodes.add(channel.source)
-        usable.credits.append((channel, wire_bytes))
+        usable.credits.append((channel, packet.message.vc, packet.wire_bytes))
 
     # The end -------------------------------------------------------------------------------------------------
 
@@ -555,8 +591,10 @@ def build_channels(network: Network, seed: int) -> list[Channel]:
             buffer_bytes=int(table.buffer_bytes[c]),
             copy_ps_per_byte=rate(table.copy_ps_per_byte_num[c], table.copy_ps_per_byte_den[c]),
             ejection_ps_per_byte=rate(table.ejection_ps_per_byte_num[c], table.ejection_ps_per_byte_den[c]),
-            room_bytes=int(table.buffer_bytes[c]),
+            room_bytes=[int(table.buffer_bytes[c])] * network.num_vcs,
             free_slots=network.endpoint.slots,
+            queues=[[] for _ in range(network.num_vcs)],
+            served_vc=network.num_vcs - 1,
             spray_counter=int(network.spray_start[c]),
         )
         channels.append(channel)
@@ -617,6 +655,7 @@ def build_messages(schedule: Schedule, tasks: list[Task]) -> list[Message]:
             source=tasks[table.source_task[i]],
             target=tasks[table.target_task[i]],
             size_bytes=int(table.size_bytes[i]),
+            vc=schedule.operations[table.operation[i]].vc,
         )
         for i in range(len(table))
     ]
