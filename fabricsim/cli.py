@@ -30,6 +30,7 @@ examples:
   fabricsim run nvl72 all_to_all --size 64MiB
   fabricsim run cloudmatrix384 all_reduce --min-size 1MiB --max-size 64MiB
   fabricsim replay traces/moe-ep64.arrow --fabric cloudmatrix384 --fabric nvl72
+  fabricsim faults nvl72 all_to_all --each switch --size 16MiB
   fabricsim fabrics nvl72
   fabricsim trace generate moe --ep 64 --tokens 1024 -o moe.arrow
 
@@ -139,11 +140,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="linear, scatter or a file with a terminal per rank (default: as the trace recorded it, else linear)",
     )
     common.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="what is broken, for instance switch:nvswitch.0.5, or a TOML file of such words; repeatable",
+    )
+    common.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+    running = _Parser(add_help=False, parents=[common])
+    running.add_argument(
         "--estimate",
         action="store_true",
         help="do not run; say what the run would take in packet-hops, time and memory",
     )
-    common.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
     def command(group: Any, name: str, function: Any, help_text: str, *parents: Any) -> _Parser:
         added: _Parser = group.add_parser(
@@ -158,7 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
     fabrics.add_argument("name", nargs="?", metavar="NAME", help="a fabric, or the path of a TOML file")
     fabrics.add_argument("--toml", action="store_true", help="print the fabric as TOML, a start for one's own")
 
-    run = command(commands, "run", _run, "run one collective, and print a table like nccl-tests", common)
+    run = command(commands, "run", _run, "run one collective, and print a table like nccl-tests", running)
     run.add_argument("fabric", metavar="FABRIC", help="a name, or the path of a TOML file")
     run.add_argument("collective", metavar="COLLECTIVE", help="one of the list below")
     run.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -174,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--skew", type=float, metavar="X", help="of these: spread of the experts' popularities")
     run.add_argument("--algorithm", metavar="NAME", help="algorithm of the collective (default: its first)")
 
-    replay = command(commands, "replay", _replay, "replay a recorded trace on one or more fabrics", common)
+    replay = command(commands, "replay", _replay, "replay a recorded trace on one or more fabrics", running)
     replay.add_argument("trace", metavar="TRACE", help="an Arrow trace (docs/trace-format.md)")
     replay.add_argument(
         "--fabric", action="append", required=True, metavar="F", help="a name, or the path of a TOML file; repeatable"
@@ -185,6 +195,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MODE",
         help="dependency, recorded or back-to-back (default: dependency)",
     )
+
+    faults = command(commands, "faults", _faults, "run one collective with one fault after another", common)
+    faults.add_argument("fabric", metavar="FABRIC", help="a name, or the path of a TOML file")
+    faults.add_argument("collective", metavar="COLLECTIVE", help="as for run")
+    faults.add_argument("--each", required=True, metavar="WHAT", help="what dies, one at a time: switch, link or plane")
+    faults.add_argument("--size", required=True, metavar="A", help="size as nccl-tests defines it, for instance 16MiB")
+    faults.add_argument("--ranks", type=int, metavar="N", help="number of ranks (default: one per terminal)")
+    faults.add_argument("--algorithm", metavar="NAME", help="algorithm of the collective (default: its first)")
 
     trace = commands.add_parser("trace", help="look into, check and make traces", allow_abbrev=False)
     traces = trace.add_subparsers(metavar="COMMAND", required=True)
@@ -357,6 +375,7 @@ def _simulate(
                         packet=args.packet,
                         endpoint=args.endpoint,
                         placement=args.placement,
+                        faults=args.fault,
                         threads=args.threads,
                         fold=not args.no_fold,
                         progress=progress,
@@ -372,7 +391,7 @@ def _simulate(
 
 def _validate(args: argparse.Namespace) -> None:
     from fabricsim.results import console
-    from fabricsim.results.progress import PointsReporter
+    from fabricsim.results.progress import CountReporter
     from fabricsim.results.validate import validate
 
     console.check_json_target(args.json)
@@ -381,9 +400,40 @@ def _validate(args: argparse.Namespace) -> None:
         everything=args.all,
         kernel=args.kernel,
         threads=args.threads,
-        progress=PointsReporter(quiet=args.quiet),
+        progress=CountReporter("points", quiet=args.quiet),
     )
     console.answer(document, console.validate_answer, args.json)
+
+
+def _faults(args: argparse.Namespace) -> None:
+    from fabricsim.fabrics import load_fabric
+    from fabricsim.results import console
+    from fabricsim.results.fault_sweep import sweep_faults
+    from fabricsim.results.progress import CountReporter
+    from fabricsim.results.run import collective_workload
+
+    console.check_json_target(args.json)
+    fabric = load_fabric(args.fabric)
+    ranks = fabric.num_terminals if args.ranks is None else args.ranks
+    sweep = sweep_faults(
+        fabric,
+        collective_workload(args.collective, size=args.size, ranks=ranks, algorithm=args.algorithm),
+        each=args.each,
+        seed=args.seed,
+        kernel=args.kernel,
+        routing=args.routing,
+        packet=args.packet,
+        endpoint=args.endpoint,
+        placement=args.placement,
+        faults=args.fault,
+        threads=args.threads,
+        fold=not args.no_fold,
+        progress=CountReporter(f"{fabric.name}, each {args.each}", quiet=args.quiet),
+    )
+    if args.json != console.STDOUT:
+        console.show(console.faults_answer(sweep))
+    if args.json is not None:
+        console.write_json(sweep.summary(command=args.command_line), args.json)
 
 
 def _trace_info(args: argparse.Namespace) -> int:

@@ -579,7 +579,7 @@ def test_examples_of_the_help_are_commands(capsys: pytest.CaptureFixture[str]) -
     from fabricsim.cli import EXAMPLES, build_parser
 
     examples = re.findall(r"^  fabricsim (.+)$", EXAMPLES, re.MULTILINE)
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         assert build_parser().parse_args(example.split()).function
 
@@ -875,3 +875,28 @@ def test_colours_are_for_terminals(capsys: pytest.CaptureFixture[str], monkeypat
     assert "\x1b[1m" in run_cli(capsys, "fabrics", "nvl72")[1]
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[3" not in run_cli(capsys, "fabrics", "nvl72")[1]
+
+
+def test_faults_are_run_and_shown(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
+    """``--fault`` may be given more than once, each is shown, and what it cuts off is a usage error."""
+    sizes = ("run", fabric, "all_to_all", "--size", "4KiB", *PYTHON_KERNEL)
+    code, out, _ = run_cli(capsys, *sizes, "--fault", "plane:1", "--fault", "arrival_skew:2=1us")
+    assert code == 0
+    assert "fault plane:1\nfault arrival_skew:2=1us\n" in out
+    assert "no way from gpu0 to gpu1" in refused(capsys, 2, *sizes, "--fault", "plane:0", "--fault", "plane:1")
+    code, out, _ = run_cli(capsys, *sizes, "--fault", "plane:1", "--estimate")
+    assert code == 0
+
+
+def test_one_fault_after_another(capsys: pytest.CaptureFixture[str], fabric: str, tmp_path: Path) -> None:
+    """A table, worst first, what stands in for what, and the same as a document."""
+    path = tmp_path / "faults.json"
+    argv = ("faults", fabric, "all_to_all", "--each", "switch", "--size", "64KiB", *PYTHON_KERNEL)
+    code, out, err = run_cli(capsys, *argv, "--json", str(path))
+    assert (code, err) == (0, "")
+    assert "2 faults, 1 of\nthem simulated" in out
+    assert "switch:nvswitch.0.0, switch:nvswitch.0.1" in out
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert [row["fault"] for row in document["faults"]] == ["switch:nvswitch.0.0", "switch:nvswitch.0.1"]
+    assert document["faults"][0]["slowdown"] > 1
+    assert "known: switch, link, plane" in refused(capsys, 2, *argv[:4], "gpu", *argv[5:])

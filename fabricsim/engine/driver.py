@@ -48,7 +48,9 @@ class RunFigures:
 
     ``channel_*`` has one entry per channel of the network.
     ``packet_latency_counts`` is a histogram: bucket v for v < 256 ps, else ``128 * shift + (v >> shift)``
-    with ``shift = bit_length(v) - 8``. ``engine_s`` is the wall time inside the kernel, after compilation.
+    with ``shift = bit_length(v) - 8``. ``domain_*`` are its parts: by plane where planes run apart
+    (``fabricsim.engine.state.planes_run_apart``), else one of all; counts have the shape (domains, buckets), sums are
+    Python integers. ``engine_s`` is the wall time inside the kernel, after compilation.
     """
 
     channel_busy_ps: Int64
@@ -59,6 +61,9 @@ class RunFigures:
     packet_latency_counts: Int64
     packet_latency_sum_ps: int
     packet_latency_max_ps: int
+    domain_latency_counts: Int64
+    domain_latency_sum_ps: tuple[int, ...]
+    domain_packets: Int64
     packets: int
     packet_hops: int
     engine_s: float
@@ -108,7 +113,7 @@ class Simulation:
         self.threads = threads_of_run(threads, len(self.state.domains))
         self.total_packets = total_packets(self.state) if self.num_tasks == len(first.schedule.tasks) else 0
         self.engine_s = 0.0
-        self._latency_sum_ps = 0
+        self._latency_sum_ps = [0] * len(self.state.domains)
 
     def advance(self, max_events: int) -> Code:
         """Run one slice of about *max_events* events, growing tables as needed.
@@ -146,7 +151,8 @@ class Simulation:
     def _drain(self) -> None:
         """Take over what grows beyond 64 bits in a long run."""
         domains = self.state.domains
-        self._latency_sum_ps += int(domains["packet_latency_sum_ps"].sum())
+        for domain, sum_ps in enumerate(domains["packet_latency_sum_ps"].tolist()):
+            self._latency_sum_ps[domain] += sum_ps
         domains["packet_latency_sum_ps"] = 0
 
     def run(self, progress: Callable[[Progress], None] | None = None) -> RunRecord:
@@ -212,15 +218,19 @@ class Simulation:
         """Return what the kernel recorded so far of the run as a whole."""
         channels = self.state.channels.reshape(-1, self.network.num_vcs)
         occupied_bytes = self.network.channels.buffer_bytes.reshape(channels.shape) - channels["least_room_bytes"]
+        domain_latency_counts = self.state.latencies["packets"].reshape(-1, LATENCY_ROWS).astype(np.int64)
         return RunFigures(
             channel_busy_ps=channels["busy_ps"].sum(axis=1),
             channel_wire_bytes=channels["wire_bytes"].sum(axis=1),
             channel_packets=channels["packets"].sum(axis=1),
             channel_credit_stall_ps=channels["credit_stall_ps"].sum(axis=1),
             channel_peak_occupancy_bytes=occupied_bytes.max(axis=1),
-            packet_latency_counts=self.state.latencies["packets"].reshape(-1, LATENCY_ROWS).sum(axis=0),
-            packet_latency_sum_ps=self._latency_sum_ps,
+            packet_latency_counts=domain_latency_counts.sum(axis=0),
+            packet_latency_sum_ps=sum(self._latency_sum_ps),
             packet_latency_max_ps=int(self.state.domains["packet_latency_max_ps"].max()),
+            domain_latency_counts=domain_latency_counts,
+            domain_latency_sum_ps=tuple(self._latency_sum_ps),
+            domain_packets=self.state.domains["delivered_packets"].astype(np.int64),
             packets=int(self.state.domains["delivered_packets"].sum()),
             packet_hops=int(channels["packets"].sum()),
             engine_s=self.engine_s,

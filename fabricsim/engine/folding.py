@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine.driver import RunFigures
+from fabricsim.engine.state import planes_run_apart
 from fabricsim.fabrics.network import Channels, Network
 from fabricsim.workloads.schedule import Schedule
 
@@ -27,15 +28,17 @@ Figures = TypeVar("Figures", bound=RunFigures)
 class Folding:
     """What to simulate for a network and a workload, and what it stands for.
 
-    ``stand_in[c]`` is the channel of ``network`` that stands for channel c of the whole (int64). Each packet of the run
-    stands for ``copies`` packets. ``words`` say how the planes were folded, or why they were not. ``sizes`` are those
-    of its messages.
+    ``stand_in[c]`` is the channel of ``network`` that stands for channel c of the whole, ``plane_stand_in[p]`` the
+    plane for plane p (int64). Each packet of the run stands for ``copies`` packets; ``None`` where that differs by
+    plane, which only planes that run apart allow, for their latencies are recorded apart too. ``words`` say how the
+    planes were folded, or why they were not. ``sizes`` are those of its messages.
     """
 
     network: Network
     sizes: FoldedSizes | None
     stand_in: Int64
-    copies: int
+    plane_stand_in: Int64
+    copies: int | None
     words: str
 
     @property
@@ -53,12 +56,23 @@ class Folding:
     def unfold(self, record: Figures) -> Figures:
         """Turn the record of the run into that of the whole; times and the engine's own figures stay as they are."""
         of_channels = [field.name for field in fields(record) if field.name.startswith("channel_")]
+        counts, sums_ps, packets = record.domain_latency_counts, record.domain_latency_sum_ps, record.domain_packets
+        if planes_run_apart(self.network):
+            counts, packets = counts[self.plane_stand_in], packets[self.plane_stand_in]
+            sums_ps = tuple(sums_ps[plane] for plane in self.plane_stand_in.tolist())
+        else:
+            assert self.copies is not None
+            counts, packets = counts * self.copies, packets * self.copies
+            sums_ps = tuple(sum_ps * self.copies for sum_ps in sums_ps)
         return replace(
             record,
             **{name: getattr(record, name)[self.stand_in] for name in of_channels},
-            packet_latency_counts=record.packet_latency_counts * self.copies,
-            packet_latency_sum_ps=record.packet_latency_sum_ps * self.copies,
-            packets=record.packets * self.copies,
+            packet_latency_counts=counts.sum(axis=0),
+            packet_latency_sum_ps=sum(sums_ps),
+            domain_latency_counts=counts,
+            domain_latency_sum_ps=sums_ps,
+            domain_packets=packets,
+            packets=int(packets.sum()),
             packet_hops=int(record.channel_packets[self.stand_in].sum()),
         )
 
@@ -92,7 +106,8 @@ class FoldedSizes:
 
 def unfolded(network: Network, why: str) -> Folding:
     """Return the folding that folds nothing, and say why."""
-    return Folding(network, None, np.arange(len(network.channels)), copies=1, words=why)
+    channels, planes = np.arange(len(network.channels)), np.arange(network.num_planes)
+    return Folding(network, None, channels, planes, copies=1, words=why)
 
 
 def fold(network: Network, schedules: Iterable[Schedule], terminal_of_rank: Int32) -> Folding:
@@ -132,7 +147,7 @@ def fold(network: Network, schedules: Iterable[Schedule], terminal_of_rank: Int3
         return unfolded(network, "a message of {:,} B uses {} of {} planes".format(*smallest))
 
     copies = np.unique(count[plane_class[member_plane[used[bundle_of_member]]]])
-    if len(copies) > 1:
+    if len(copies) > 1 and not planes_run_apart(network):
         stands_for = " and for ".join(map(str, copies))
         return unfolded(
             network,
@@ -145,7 +160,8 @@ def fold(network: Network, schedules: Iterable[Schedule], terminal_of_rank: Int3
         network=one_of_each,
         sizes=sizes,
         stand_in=first_channel[plane_class[network.channels.plane]] + network.channels.place,
-        copies=int(copies.max(initial=1)),
+        plane_stand_in=plane_class,
+        copies=None if len(copies) > 1 else int(copies.max(initial=1)),
         words=f"{network.num_planes} planes as {len(count)}",
     )
 
@@ -157,16 +173,18 @@ def classes_of_planes(network: Network) -> Int64:
     are alike in another order of channels or candidates are not found, and not folded.
     """
     channels, num_terminals = network.channels, network.num_terminals
-    bundle = np.full(len(channels), -1)
-    bundle[network.bundle_channels] = np.repeat(np.arange(len(network.bundle_first) - 1), np.diff(network.bundle_first))
-    switch_plane = _planes_of_switches(network)
+    bundle = np.repeat(np.arange(len(network.bundle_first) - 1), np.diff(network.bundle_first))
+    members = np.lexsort((bundle, network.bundle_channels))
+    member = network.bundle_channels[members].astype(np.int64)
+    in_bundle = bundle[members]
     first_channel = np.searchsorted(channels.plane, np.arange(network.num_planes + 1))
     node_in_plane = np.arange(network.num_nodes)
     found: dict[tuple[bytes, ...], int] = {}
     classes = []
     for plane in range(network.num_planes):
         rows = slice(first_channel[plane], first_channel[plane + 1])
-        switches = np.flatnonzero(switch_plane == plane)
+        switches = np.flatnonzero(network.switch_plane == plane)
+        joined = slice(*np.searchsorted(member, [rows.start, rows.stop]))
         node_in_plane[num_terminals + switches] = num_terminals + np.arange(len(switches))
         first, count = network.route_first[switches], network.route_count[switches]
         routed = count > 0
@@ -176,7 +194,8 @@ def classes_of_planes(network: Network) -> Int64:
             node_in_plane[channels.source_node[rows]],
             node_in_plane[channels.target_node[rows]],
             network.spray_start[rows],
-            bundle[rows],
+            member[joined] - rows.start,
+            in_bundle[joined],
             count,
             np.where(routed, first - low, 0),
             network.candidates[low:high] - rows.start,
@@ -189,19 +208,11 @@ def classes_of_planes(network: Network) -> Int64:
 _ALIKE = tuple(field.name for field in fields(Channels) if field.name not in ("source_node", "target_node", "plane"))
 
 
-def _planes_of_switches(network: Network) -> Int32:
-    """Return the plane of each switch, -1 where it has no channel."""
-    plane = np.full(network.num_nodes, -1, np.int32)
-    plane[network.channels.source_node] = network.channels.plane
-    plane[network.channels.target_node] = network.channels.plane
-    return plane[network.num_terminals :]
-
-
 def _planes_of(network: Network, keep: Bool) -> Network:
     """Return the network of the planes in *keep* alone, renumbered in their order; a channel keeps its place."""
     channels = network.channels
     keep_channel = keep[channels.plane]
-    keep_switch = np.append(keep, False)[_planes_of_switches(network)]
+    keep_switch = np.append(keep, False)[network.switch_plane]
     keep_node = np.append(np.ones(network.num_terminals, np.bool_), keep_switch)
     keep_candidate = keep_channel[network.candidates]
     keep_member = keep_channel[network.bundle_channels]

@@ -57,9 +57,9 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     """
     messages = message_rows(network, schedule, terminal_of_rank, seed)
     durations = Durations(network)
-    shift = min(MAX_WINDOW_SHIFT, int(network.channels.latency_ps.min()).bit_length() - 1)
+    shift = window_shift(network)
     overhead_windows = network.endpoint.message_overhead_ps >> shift
-    defers = overhead_windows > 0
+    defers = planes_run_apart(network)
     channels, injectors, bundles, members = channel_rows(network, durations, defers, seed)
     tasks, sends, successors = task_rows(network, schedule, messages, terminal_of_rank)
     followers = follower_rows(schedule, messages)
@@ -157,6 +157,16 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     )
     # Each place can finish its first window; the driver grows what turns out too small.
     return grow(state, domains["max_starts"] + packets_at_start(network, messages, domains))
+
+
+def window_shift(network: Network) -> int:
+    """Return the binary logarithm of a window: at most the least latency of a channel."""
+    return min(MAX_WINDOW_SHIFT, int(network.channels.latency_ps.min()).bit_length() - 1)
+
+
+def planes_run_apart(network: Network) -> bool:
+    """Tell whether each plane is a domain, and what becomes ready is deferred to the end of an epoch."""
+    return network.endpoint.message_overhead_ps >> window_shift(network) > 0
 
 
 def packets_at_start(network: Network, messages: Rows, domains: Rows) -> Int64:
@@ -286,8 +296,11 @@ def channel_rows(network: Network, durations: Durations, defers: bool, seed: int
     size = np.diff(network.bundle_first)
     bundle = np.repeat(np.arange(num_bundles), size)
     channel = network.bundle_channels
+    # The injectors of bundles that share channels hang on the whole one.
+    whole = np.flatnonzero(network.bundle_whole[bundle] == bundle)
     # In the order in which a window comes by them: of the channels; of the terminals where all planes are one domain.
-    order = np.argsort(channel) if defers else np.lexsort((channel, source.source_node[channel]))
+    order = np.argsort(channel[whole]) if defers else np.lexsort((channel[whole], source.source_node[channel[whole]]))
+    order = whole[order]
     injectors = rows("injectors", len(order))
     injectors["channel"] = channel[order]
     injectors["bundle"] = bundle[order]
@@ -360,7 +373,7 @@ def share_rows(network: Network, domains: Rows, injectors: Rows, num_messages: i
         counts = np.minimum(counts, max(1, num_messages * (1 if len(domains) > 1 else network.num_planes)))
     shares = rows("shares", int(counts.sum()))
     first = np.cumsum(counts) - counts
-    for domain in range(len(domains)):
+    for domain in np.flatnonzero(counts):  # a dead plane has none
         domains["free_share"][domain] = first[domain]
         shares["next"][first[domain] : first[domain] + counts[domain]] = chain(int(first[domain]), int(counts[domain]))
     return shares
@@ -445,12 +458,17 @@ def message_rows(
     moves = (size > 0) & (src != dst)
 
     bundle = np.where(moves, network.bundle_index[src, dst], 0)
-    planes = np.diff(network.bundle_first)[bundle]
+    width = np.diff(network.bundle_first)
+    planes = width[bundle]
     wanted = -(-size // network.packet.stripe_min_bytes)
     num_shares = np.where(moves, np.minimum(planes, wanted), 0)
     share_bytes = np.where(moves, -(-size // np.maximum(num_shares, 1)), 0)
     operation = first_operation + source.operation.astype(np.int64)
-    first_plane = hash_words(seed, FIRST_PLANE, src, dst, operation, source.index.astype(np.int64))
+    # A bundle that is a part of another is no ring: its successive planes have to end with its last one.
+    whole = network.bundle_whole[bundle]
+    firsts = np.where(planes < width[whole], planes - num_shares + 1, planes)
+    first_plane = hash_words(seed, FIRST_PLANE, src, dst, operation, source.index.astype(np.int64)) % firsts
+    first_plane = np.where(num_shares < planes, first_plane, 0) + network.bundle_position[bundle]
 
     messages["ready_ps"] = messages["complete_ps"] = NOT_YET
     messages["first_injection_ps"] = NEVER
@@ -460,8 +478,8 @@ def message_rows(
     messages["source"], messages["destination"] = src, dst
     messages["source_task"], messages["target_task"] = source.source_task, source.target_task
     messages["shares_left"] = messages["parts_left"] = messages["num_shares"] = num_shares
-    messages["first_plane"] = np.where(num_shares < planes, first_plane % planes, 0)
-    messages["bundle"] = bundle
+    messages["first_plane"] = first_plane % width[whole]
+    messages["bundle"] = whole
     messages["vc"] = np.array([operation.vc for operation in schedule.operations], np.uint32)[source.operation]
     messages["next_ready"] = NONE
     return messages

@@ -18,13 +18,14 @@ from fabricsim.fabrics.network import Channels, Endpoint, Int32, Int64, Network,
 from fabricsim.fabrics.topologies import (
     ROUTINGS,
     Link,
-    carried_packets,
+    carried_destinations,
     check_common,
     check_link,
     check_rate,
     check_table,
     check_terminals,
     int32,
+    offered_destinations,
 )
 
 
@@ -119,7 +120,7 @@ def spray_starts(network: Network) -> Int32:
     """First values of the spray counters (docs/physics.md, section 6); shape (channels,)."""
     channels = network.channels
     start = np.zeros(len(channels), np.int32)
-    _, carried = carried_packets(network)
+    carried = carried_destinations(network, offered_destinations(network), *np.nonzero(network.bundle_index >= 0))
     at_switch = np.flatnonzero(channels.target_node >= network.num_terminals)
     switch = channels.target_node[at_switch] - network.num_terminals
     choices = np.where(carried[at_switch], network.route_count[switch], 0).max(axis=1, initial=0)
@@ -331,6 +332,7 @@ def _channels(
         copy_ps_per_byte_den=np.array([rate.denominator for rate in copy], np.int64),
         ejection_ps_per_byte_num=np.array([rate.numerator for rate in ejection], np.int64),
         ejection_ps_per_byte_den=np.array([rate.denominator for rate in ejection], np.int64),
+        dead=np.zeros(len(kind), np.bool_),
     )
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
@@ -74,7 +76,8 @@ class Channels:
 
     Rates are rationals in picoseconds per byte: ``num / den``. A copy or ejection rate with
     ``num == 0`` does not limit. ``copy_*`` counts on channels that leave a terminal,
-    ``ejection_*`` on channels that enter one (a mesh channel is both).
+    ``ejection_*`` on channels that enter one (a mesh channel is both). ``dead`` channels carry nothing
+    (docs/physics.md, section 13).
     """
 
     source_node: Int32
@@ -90,6 +93,7 @@ class Channels:
     copy_ps_per_byte_den: Int64
     ejection_ps_per_byte_num: Int64
     ejection_ps_per_byte_den: Int64
+    dead: Bool
 
     def __len__(self) -> int:
         return len(self.source_node)
@@ -105,9 +109,11 @@ class Network:
     of input channel ``c`` (0 where it never has a choice).
 
     Bundles. ``bundle_index[s, d]`` names the bundle of injection channels over which terminal ``s`` stripes
-    its messages to ``d`` (-1 on the diagonal): ``bundle_channels[bundle_first[b] : bundle_first[b + 1]]``,
-    in the order of the planes. In a Clos each terminal has one bundle with a channel per plane, in a full
-    mesh one bundle per destination with one channel. A channel belongs to exactly one bundle.
+    its messages to ``d`` (-1 on the diagonal, and where no way leads): ``bundle_channels[bundle_first[b] :
+    bundle_first[b + 1]]``, in the order of the planes. In a Clos each terminal has one bundle with a channel per
+    plane, in a full mesh one bundle per destination with one channel. Where faults have taken planes from some pairs
+    of a terminal and not from others, it has several bundles that share channels: one whole bundle has all of them,
+    and each other is a run of successive channels of the whole one, taken as a ring.
     """
 
     name: str
@@ -135,6 +141,34 @@ class Network:
         """Terminals and switches."""
         return self.num_terminals + self.num_switches
 
+    @cached_property
+    def bundle_whole(self) -> Int64:
+        """For each bundle the widest that shares channels with it: itself, unless faults took planes from a pair."""
+        width = np.diff(self.bundle_first)
+        bundle = np.repeat(np.arange(len(width)), width)
+        # Of all bundles of a channel the last to be written is the widest, of several the first.
+        order = np.lexsort((-bundle, width[bundle]))
+        whole = np.zeros(len(self.channels), np.int64)
+        whole[self.bundle_channels[order]] = bundle[order]
+        return whole[self.bundle_channels[self.bundle_first[:-1]]]
+
+    @cached_property
+    def bundle_position(self) -> Int64:
+        """The position that the first channel of each bundle has in the whole bundle."""
+        bundle = np.repeat(np.arange(len(self.bundle_first) - 1), np.diff(self.bundle_first))
+        rows = np.flatnonzero(self.bundle_whole[bundle] == bundle)
+        position = np.zeros(len(self.channels), np.int64)
+        position[self.bundle_channels[rows]] = rows - self.bundle_first[bundle[rows]]
+        return position[self.bundle_channels[self.bundle_first[:-1]]]
+
+    @cached_property
+    def switch_plane(self) -> Int32:
+        """The plane of each switch, -1 where it has no channel."""
+        plane = np.full(self.num_nodes, -1, np.int32)
+        plane[self.channels.source_node] = self.channels.plane
+        plane[self.channels.target_node] = self.channels.plane
+        return plane[self.num_terminals :]
+
     def split_into_vcs(self) -> Network:
         """Return the network with a row of the channel table per virtual channel, those of a channel in order.
 
@@ -156,3 +190,10 @@ class Network:
         source = self.node_names[self.channels.source_node[channel]]
         target = self.node_names[self.channels.target_node[channel]]
         return f"{source} -> {target} (plane {self.channels.plane[channel]})"
+
+
+def table_rows(first: npt.NDArray[np.integer], count: npt.NDArray[np.integer]) -> Int64:
+    """Give the rows ``first[i], first[i] + 1, ...`` (``count[i]`` of them) for all i, one after the other."""
+    count = count.astype(np.int64)
+    begin: Int64 = first.astype(np.int64) - (np.cumsum(count) - count)
+    return np.arange(count.sum()) + np.repeat(begin, count)

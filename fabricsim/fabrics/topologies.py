@@ -19,10 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.errors import ConfigError, unknown
-from fabricsim.fabrics.network import Channels, Endpoint, Int32, Int64, Network, PacketFormat
+from fabricsim.fabrics.network import Bool, Channels, Endpoint, Int32, Int64, Network, PacketFormat, table_rows
 from fabricsim.graphs import find_cycle
-
-Bool = npt.NDArray[np.bool_]
 
 ROUTINGS = ("spray", "deterministic", "adaptive")
 MAX_TERMINALS = 65_535
@@ -342,42 +340,41 @@ def check_acyclic(network: Network) -> None:
     )
 
 
-def carried_packets(network: Network) -> tuple[Bool, Bool]:
-    """Tell which channels packets for which terminal may take where they stand, and which they really cross.
+def offered_destinations(network: Network) -> Bool:
+    """Tell which channels a packet may take at their switch, by its destination: shape (channels, terminals)."""
+    counts = network.route_count.ravel()
+    destination = np.repeat(np.tile(np.arange(network.num_terminals), network.num_switches), counts)
+    offered = np.zeros((len(network.channels), network.num_terminals), np.bool_)
+    offered[network.candidates[table_rows(network.route_first.ravel(), counts)], destination] = True
+    return offered
 
-    Both have the shape (channels, terminals): ``offered[c, d]`` if a packet for d that stands at the switch before c
-    may take c, ``carried[c, d]`` if some packet for d crosses c.
+
+def carried_destinations(network: Network, offered: Bool, source: Int64, target: Int64) -> Bool:
+    """Tell which channels the packets of these pairs of terminals may really cross, by their destination.
+
+    They spread from the injection channels, hop by hop, over what is *offered*; shapes as of that.
     """
     channels = network.channels
-    num_terminals = network.num_terminals
-    counts = network.route_count.ravel().astype(np.int64)
-    position = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    rows = np.repeat(network.route_first.ravel().astype(np.int64), counts) + position
-    destination = np.repeat(np.tile(np.arange(num_terminals), network.num_switches), counts)
-    offered = np.zeros((len(channels), num_terminals), np.bool_)
-    offered[network.candidates[rows], destination] = True
-    # What is carried spreads from the injection channels, hop by hop.
     carried = np.zeros_like(offered)
-    sources, destinations = np.nonzero(network.bundle_index >= 0)
-    bundle = network.bundle_index[sources, destinations]
-    sizes = (network.bundle_first[bundle + 1] - network.bundle_first[bundle]).astype(np.int64)
-    position = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    injection = network.bundle_channels[np.repeat(network.bundle_first[bundle], sizes) + position]
-    carried[injection, np.repeat(destinations, sizes)] = True
+    bundle = network.bundle_index[source, target]
+    width = network.bundle_first[bundle + 1] - network.bundle_first[bundle]
+    injection = network.bundle_channels[table_rows(network.bundle_first[bundle], width)]
+    carried[injection, np.repeat(target, width)] = True
     by_target = np.argsort(channels.target_node, kind="stable")
     nodes, first_input = np.unique(channels.target_node[by_target], return_index=True)
     crossed = -1
     while crossed != (crossed := int(np.count_nonzero(carried))):
-        reached = np.zeros((network.num_nodes, num_terminals), np.bool_)
+        reached = np.zeros((network.num_nodes, network.num_terminals), np.bool_)
         reached[nodes] = np.logical_or.reduceat(carried[by_target], first_input, axis=0)
         carried |= offered & reached[channels.source_node]
-    return offered, carried
+    return carried
 
 
 def _dependencies(network: Network) -> tuple[Int64, Int64]:
     """Edges (before, after) of the channel-dependency graph, over the packets that the routes really carry."""
     channels = network.channels
-    offered, carried = carried_packets(network)
+    offered = offered_destinations(network)
+    carried = carried_destinations(network, offered, *np.nonzero(network.bundle_index >= 0))
     by_target = np.argsort(channels.target_node, kind="stable")
     # Sets of destinations as bits: two channels depend on each other if their sets meet.
     carried_bits, offered_bits = np.packbits(carried, axis=1), np.packbits(offered, axis=1)
@@ -429,6 +426,7 @@ def channel_table(
         copy_ps_per_byte_den=constant(copy_ps_per_byte.denominator),
         ejection_ps_per_byte_num=constant(ejection_ps_per_byte.numerator),
         ejection_ps_per_byte_den=constant(ejection_ps_per_byte.denominator),
+        dead=np.zeros(count, np.bool_),
     )
 
 
@@ -495,7 +493,7 @@ def check_table(name: str, what: str, rows: int) -> None:
 
 
 def check_rate(name: str, what: str, ps_per_byte: Fraction) -> None:
-    """Refuse a rate that exact 64-bit arithmetic cannot take."""
+    """Refuse a rate, in ps per byte, that is none or that a kernel could not multiply exactly."""
     if ps_per_byte <= 0:
         raise ConfigError(f"{name}: {what} takes {ps_per_byte} ps per byte; it must be more than 0")
     if max(ps_per_byte.numerator, ps_per_byte.denominator) > _MAX_RATE_TERM:

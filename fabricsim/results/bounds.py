@@ -164,7 +164,10 @@ class _LastChannels:
     def of(cls, network: Network, traffic: Traffic) -> _LastChannels:
         channels, num_planes = network.channels, np.int64(network.num_planes)
         part = _parts(network)
-        rows = np.flatnonzero(channels.target_node < network.num_terminals)
+        into = channels.target_node < network.num_terminals
+        # A terminal without a live one receives nothing; it keeps the others, so that each has some.
+        has_live = np.bincount(channels.target_node[into & ~channels.dead], minlength=network.num_nodes) > 0
+        rows = np.flatnonzero(into & ~(channels.dead & has_live[channels.target_node]))
         kinds, group = np.unique(
             channels.target_node[rows] * num_planes + part[channels.plane[rows]], return_inverse=True
         )

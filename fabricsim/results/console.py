@@ -10,7 +10,7 @@ import json
 import string
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from fabricsim.units import format_bytes, format_time
 
 if TYPE_CHECKING:
     from fabricsim.results.estimate import Estimate
+    from fabricsim.results.fault_sweep import FaultRow, FaultSweep
     from fabricsim.results.result import Result
 
 PS_PER_NS = 1_000
@@ -41,6 +42,8 @@ _MAX_ENTRIES = 8
 #: A profiler's kernel names are longer than a table is wide.
 _MAX_NAME = 20
 _MAX_HASH = 16
+#: Of faults that end alike this many are named.
+_MAX_NAMES = 3
 
 STDOUT = "-"
 
@@ -130,6 +133,45 @@ def replay_answer(results: Sequence[Result]) -> RenderableType:
     parts += [_notes(results[0]), _latencies(results), _utilizations(results)]
     parts.append(Text("\n".join(bottleneck(result) for result in results)))
     return _apart(*parts)
+
+
+def faults_answer(sweep: FaultSweep) -> RenderableType:
+    """Lay out what single faults do, worst first; faults that end alike share a row and are all counted there."""
+    baseline = sweep.baseline
+    operation = next(baseline.op_rows())
+    table = _table(("slowdown", ""), ("time", "us"), ("faults", ""), ("fault", "", "left"))
+    for rows in _alike(sweep):
+        first = rows[0]
+        slowdown = sweep.slowdown(first)
+        if slowdown is None:
+            assert first.pair is not None
+            cells = ("-", f"no way from {first.pair[0]} to {first.pair[1]}")
+        elif first.outcome == "no_effect":
+            cells = ("1.000", "no packet comes there")
+        else:
+            cells = (f"{slowdown:.3f}", _us(first.time_ps))
+        names = [row.fault.text for row in rows]
+        table.add_row(
+            *cells, str(len(rows)), ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
+        )
+    stand_in = sum(row.same_as is not None for row in sweep.rows)
+    return _apart(
+        Text(
+            f"{operation['op']} ({operation['algorithm']}) of {operation['size_bytes']:,} B over {operation['ranks']} "
+            f"ranks on {_fabric(baseline)}\n{_settings(baseline)}\n"
+            f"kernel {baseline.record.kernel} ({baseline.record.kernel_reason}), seed {baseline.info.seed}\n"
+            f"without the fault: {_us(sweep.baseline_ps)} us; each {sweep.each} dead, one at a time: "
+            f"{len(sweep.rows):,} faults, {sweep.simulated:,} of them simulated in {sweep.wall_s:.0f} s"
+            + (f"; {stand_in:,} have the times of the same fault in a plane that is alike" if stand_in else "")
+        ),
+        table,
+    )
+
+
+def _alike(sweep: FaultSweep) -> Iterator[list[FaultRow]]:
+    """Group faults that follow one another and end alike."""
+    for _, rows in groupby(sweep.rows, key=lambda row: (row.outcome, row.time_ps, row.pair)):
+        yield list(rows)
 
 
 def estimate_answer(estimates: Sequence[Estimate]) -> RenderableType:
@@ -517,6 +559,7 @@ def _settings(result: Result, indent: str = "") -> str:
         f"packets {packet.name} ({format_bytes(packet.max_payload_bytes)} + {packet.overhead_bytes}B), {routing}, "
         f"endpoint {info.endpoint}, placement {info.placement}"
         + "".join(f"\n{indent}set by the user: {key} = {value}" for key, value in info.overrides.items())
+        + "".join(f"\n{indent}fault {fault}" for fault in info.faults)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from fabricsim.engine.placement import Placement, terminal_of_rank
 from fabricsim.engine.state import allocate
 from fabricsim.engine.threads import threads_of_run
 from fabricsim.fabrics import FabricSpec
+from fabricsim.fabrics.faults import Fault, read_faults
 from fabricsim.fabrics.network import Network
 from fabricsim.results.doctor import SMALL_WINDOW_PS
 from fabricsim.results.routes import find_routes
-from fabricsim.results.run import Workload, simulate
+from fabricsim.results.run import Workload, prepare, simulate
 from fabricsim.results.traffic import Int64, Traffic, message_traffic, wire_bytes_of
 from fabricsim.results.versions import package_version
 from fabricsim.workloads.schedule import Schedule
@@ -178,6 +179,7 @@ def estimate(
     packet: str | None = None,
     endpoint: str = "fitted",
     placement: Placement | None = None,
+    faults: Sequence[Fault | str] = (),
     fold: bool = True,
     progress: Callable[[Progress], None] | None = None,
 ) -> Estimate:
@@ -196,18 +198,21 @@ def estimate(
         packet=packet,
         endpoint=endpoint,
         placement=placement,
+        faults=faults,
         fold=fold,
     )
     # From here on nothing is refused: the run has begun with the same.
-    blocks = workload.blocks
-    network = fabric.network(packet=packet, routing=routing, endpoint=endpoint)
-    terminals = terminal_of_rank(
-        placement,
-        num_ranks=blocks.num_ranks,
-        num_terminals=network.num_terminals,
-        fabric=network.name,
-        recorded=workload.placement,
+    run = prepare(
+        fabric,
+        workload,
+        seed=seed,
+        routing=routing,
+        packet=packet,
+        endpoint=endpoint,
+        placement=placement,
+        faults=read_faults(faults),
     )
+    network, blocks, terminals = run.network, run.blocks, run.terminals
     if fold:
         folding = fold_planes(network, (block.schedule for block in blocks), terminals)
     else:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_S = 30.0
-POINTS_EVERY_S = 5.0
 
 
 class ProgressReporter:
@@ -90,20 +89,35 @@ class ProgressReporter:
             print(f"{self._label}: {words}", file=self._stream, flush=True)
 
 
-class PointsReporter:
-    """Says how far a series of short runs is: a line every few seconds on a terminal, else every 30."""
+class CountReporter:
+    """Shows how many of several runs are done: over and over in one line of a terminal, every 30 seconds elsewhere.
 
-    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+    Parameters
+    ----------
+    label
+        What runs.
+    quiet
+        Show nothing.
+    stream
+        Where to write; standard error if left out.
+    """
+
+    def __init__(self, label: str, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._label = label
         self._quiet = quiet
         self._stream = sys.stderr if stream is None else stream
         self._last_line_s = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        """Take how many points of all are done."""
-        every_s = POINTS_EVERY_S if self._stream.isatty() else LINE_EVERY_S
-        if not self._quiet and time.monotonic() - self._last_line_s >= every_s:
+        """Take one report."""
+        if self._quiet:
+            return
+        line = f"{self._label}: {done:,} of {total:,}"
+        if self._stream.isatty():
+            print(f"\r{line}", end="\n" if done == total else "", file=self._stream, flush=True)
+        elif time.monotonic() - self._last_line_s >= LINE_EVERY_S:
             self._last_line_s = time.monotonic()
-            print(f"fabricsim: {done:,} of {total:,} points", file=self._stream, flush=True)
+            print(line, file=self._stream, flush=True)
 
 
 def fraction_done(progress: Progress) -> float:

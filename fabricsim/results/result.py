@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fabricsim.engine.driver import RunFigures
 from fabricsim.fabrics.network import Network
 from fabricsim.results import metrics
@@ -34,6 +36,7 @@ class RunInfo:
     workload: Mapping[str, Any]
     placement: str
     endpoint: str
+    faults: tuple[str, ...]
     seed: int
     folded: bool
     folding: str
@@ -166,8 +169,8 @@ class Result:
     def channels(self) -> pa.Table:
         """One row per channel, as an Arrow table: where it runs and what it carried.
 
-        ``utilization`` is its busy fraction of the simulated time; ``peak_occupancy_bytes`` and ``buffer_bytes`` are
-        of the buffer at its downstream end.
+        ``utilization`` is its busy fraction of the simulated time, null where it is dead; ``peak_occupancy_bytes`` and
+        ``buffer_bytes`` are of the buffer at its downstream end.
         """
         import pyarrow as pa
 
@@ -183,7 +186,10 @@ class Result:
                 "bandwidth_GBps": channels.ps_per_byte_den * 1000 / channels.ps_per_byte_num,
                 "latency_ps": channels.latency_ps,
                 "busy_ps": record.channel_busy_ps,
-                "utilization": record.channel_busy_ps / max(self.simulated_time_ps, 1),
+                "dead": channels.dead,
+                "utilization": pa.array(
+                    record.channel_busy_ps / max(self.simulated_time_ps, 1), mask=channels.dead, type=pa.float64()
+                ),
                 "wire_bytes": record.channel_wire_bytes,
                 "packets": record.channel_packets,
                 "credit_stall_ps": record.channel_credit_stall_ps,
@@ -207,11 +213,16 @@ class Result:
 
     @cached_property
     def utilization(self) -> dict[str, metrics.Utilization]:
-        """Busy fractions of the simulated time by channel class, in the order of a route."""
-        channel_class = self.network.channels.channel_class
-        return {
-            name: metrics.utilization(self.record.channel_busy_ps[channel_class == number], self.simulated_time_ps)
+        """Busy fractions of the simulated time by channel class, in the order of a route; of live channels only."""
+        channels = self.network.channels
+        live = {
+            name: np.flatnonzero((channels.channel_class == number) & ~channels.dead)
             for number, name in enumerate(self.network.channel_class_names)
+        }
+        return {
+            name: metrics.utilization(self.record.channel_busy_ps[rows], self.simulated_time_ps)
+            for name, rows in live.items()
+            if len(rows)
         }
 
     def summary(self, *, command: str | None = None) -> dict[str, Any]:
@@ -249,6 +260,8 @@ class Result:
                 "packet": dataclasses.asdict(network.packet),
                 "endpoint": self.info.endpoint,
                 "routing": self.routing,
+                "faults": list(self.info.faults),
+                "dead_channels": int(network.channels.dead.sum()),
             },
             "workload": {
                 **self.info.workload,

@@ -15,8 +15,10 @@ from fabricsim.engine.launch import launch_latencies_ps
 from fabricsim.engine.placement import Int32, Placement, placement_name, terminal_of_rank
 from fabricsim.errors import ConfigError, StallError
 from fabricsim.fabrics import FabricSpec, load_fabric
+from fabricsim.fabrics.faults import Fault, read_faults
 from fabricsim.fabrics.network import Network
 from fabricsim.results.collected import Collected
+from fabricsim.results.fault_effects import with_faults
 from fabricsim.results.idle_overrides import refuse_idle_overrides
 from fabricsim.results.result import Result, RunInfo
 from fabricsim.results.routes import find_routes
@@ -86,6 +88,7 @@ def simulate(
     packet: str | None = None,
     endpoint: str = "fitted",
     placement: Placement | None = None,
+    faults: Sequence[Fault | str] = (),
     fold: bool = True,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
@@ -114,6 +117,9 @@ def simulate(
     placement
         ``"linear"``, ``"scatter"``, terminals by rank, or the path of a file with one terminal per line. ``None`` is
         the placement that a trace records (``fabricsim.placement``), where there is none ``"linear"``.
+    faults
+        What is broken from time zero on, such as ``"switch:nvswitch.0.5"``, or the path of a TOML file of such texts
+        (docs/fabrics.md).
     fold
         Simulate planes that are alike once for all where that changes no figure (docs/physics.md, section 12);
         ``False`` simulates each of them.
@@ -128,7 +134,8 @@ def simulate(
     Raises
     ------
     ConfigError
-        An unknown name, more ranks than terminals, or an option that makes no difference to this run.
+        An unknown name, more ranks than terminals, faults that cut two ranks apart, or an option that makes no
+        difference to this run.
     TraceError
         A schedule that cannot be run.
     StallError
@@ -137,6 +144,57 @@ def simulate(
         The result contradicts the physics.
     """
     started_s = time.perf_counter()
+    run = prepare(
+        fabric,
+        workload,
+        seed=seed,
+        routing=routing,
+        packet=packet,
+        endpoint=endpoint,
+        placement=placement,
+        faults=read_faults(faults),
+    )
+    if endpoint == "ideal":
+        _refuse_idle_endpoint(run.spec, run.blocks, run.terminals)
+    options = {"routing": routing, "packet": packet, "placement": placement}
+    given = [name for name, value in options.items() if value is not None]
+    _refuse_idle_options(given, run.network, run.blocks, run.terminals)
+
+    def build(spec: FabricSpec) -> Network:
+        network = spec.network(packet=packet, routing=routing, endpoint=endpoint)
+        return with_faults(network, run.workload.blocks, run.faults, run.terminals)[0]
+
+    refuse_idle_overrides(run.spec, run.network, build, run.blocks, run.terminals)
+    return execute(run, kernel=kernel, threads=threads, fold=fold, progress=progress, started_s=started_s)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be simulated: a network and blocks of a workload, both with their faults, and how they came about."""
+
+    spec: FabricSpec
+    workload: Workload
+    network: Network
+    blocks: ScheduleBlocks
+    terminals: Int32
+    endpoint: str
+    placement: str
+    faults: tuple[Fault, ...]
+    seed: int
+
+
+def prepare(
+    fabric: FabricSpec | str | os.PathLike[str],
+    workload: Schedule | Workload,
+    *,
+    seed: int,
+    routing: str | None,
+    packet: str | None,
+    endpoint: str,
+    placement: Placement | None,
+    faults: Sequence[Fault],
+) -> Run:
+    """Build and check what ``simulate`` takes; options that make no difference are not refused yet."""
     spec = _spec_of(fabric)
     if isinstance(workload, Schedule):
         check_schedule(workload)  # it may be hand-made, and kernels validate nothing
@@ -158,13 +216,22 @@ def simulate(
         fabric=network.name,
         recorded=workload.placement,
     )
-    if endpoint == "ideal":
-        _refuse_idle_endpoint(spec, blocks, terminals)
-    options = {"routing": routing, "packet": packet, "placement": placement}
-    _refuse_idle_options([name for name, value in options.items() if value is not None], network, blocks, terminals)
-    refuse_idle_overrides(
-        spec, network, lambda other: other.network(packet=packet, routing=routing, endpoint=endpoint), blocks, terminals
-    )
+    network, blocks = with_faults(network, blocks, faults, terminals)
+    named = placement_name(placement, workload.placement)
+    return Run(spec, workload, network, blocks, terminals, endpoint, named, tuple(faults), seed)
+
+
+def execute(
+    run: Run,
+    *,
+    kernel: str,
+    threads: int | None,
+    fold: bool,
+    progress: Callable[[Progress], None] | None,
+    started_s: float,
+) -> Result:
+    """Simulate what ``prepare`` gave; its wall time counts from ``started_s``."""
+    network, blocks, terminals = run.network, run.blocks, run.terminals
     if fold:
         folding = fold_planes(network, (block.schedule for block in blocks), terminals)
     else:
@@ -178,7 +245,7 @@ def simulate(
             folding.schedule,
             collected.take,
             terminal_of_rank=terminals,
-            seed=seed,
+            seed=run.seed,
             kernel=kernel,
             threads=threads,
             progress=progress,
@@ -197,12 +264,13 @@ def simulate(
         record=folding.unfold(record),
         collected=collected,
         info=RunInfo(
-            spec_sha256=spec.spec_sha256,
-            overrides=spec.overrides,
-            workload=workload.about,
-            placement=placement_name(placement, workload.placement),
-            endpoint=endpoint,
-            seed=seed,
+            spec_sha256=run.spec.spec_sha256,
+            overrides=run.spec.overrides,
+            workload=run.workload.about,
+            placement=run.placement,
+            endpoint=run.endpoint,
+            faults=tuple(fault.text for fault in run.faults),
+            seed=run.seed,
             folded=folding.folded,
             folding=folding.words,
             packet_hops_simulated=record.packet_hops,
@@ -223,6 +291,7 @@ def replay(
     packet: str | None = None,
     endpoint: str = "fitted",
     placement: Placement | None = None,
+    faults: Sequence[Fault | str] = (),
     fold: bool = True,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
@@ -237,7 +306,7 @@ def replay(
     mode
         ``"dependency"`` (stream order and recorded compute gaps), ``"recorded"`` (every operation begins when it was
         recorded to) or ``"back-to-back"`` (stream order, no gaps).
-    seed, kernel, threads, routing, packet, endpoint, placement, fold, progress
+    seed, kernel, threads, routing, packet, endpoint, placement, faults, fold, progress
         As for ``simulate``.
 
     Returns
@@ -262,9 +331,15 @@ def replay(
         packet=packet,
         endpoint=endpoint,
         placement=placement,
+        faults=faults,
         fold=fold,
         progress=progress,
     )
+
+
+def collective_workload(op: str, *, size: str | int, ranks: int, algorithm: str | None) -> Workload:
+    """Make the workload of one collective; raises what ``fabricsim.collective`` raises."""
+    return _workload_of(collective(op, size=size, ranks=ranks, algorithm=algorithm))
 
 
 def collective_sweep(
@@ -308,7 +383,7 @@ def collective_sweep(
         raise ConfigError(
             "give the sizes either as --size 64MiB[,...] or as --min-size and --max-size (and --factor) of a sweep"
         )
-    return [_workload_of(collective(op, size=size, ranks=ranks, algorithm=algorithm)) for size in chosen]
+    return [collective_workload(op, size=size, ranks=ranks, algorithm=algorithm) for size in chosen]
 
 
 def sweep_sizes(smallest_bytes: int, largest_bytes: int, factor: int) -> list[int]:

@@ -84,7 +84,7 @@ def apart(case: Case) -> Case:
 
 @settings(max_examples=100)
 @given(
-    case=random_cases(["clos"]).filter(lambda case: case.network.num_planes > 1).map(fitting).map(apart),
+    case=random_cases(["clos"], whole=True).filter(lambda case: case.network.num_planes > 1).map(fitting).map(apart),
     turn_events=st.sampled_from([1, 20, 200_000]),
 )
 def test_random_cases_of_several_planes_have_one_digest(case: Case, turn_events: int) -> None:

@@ -16,7 +16,7 @@ from fabricsim.fabrics import load_fabric
 from fabricsim.fabrics.network import Channels, Network
 from fabricsim.fabrics.topologies import Tier
 from fabricsim.workloads.schedule import Schedule
-from tests.oracle.cases import Case, random_cases, synchronised_cases
+from tests.oracle.cases import Case, bereft_cases, random_cases, synchronised_cases
 from tests.results.small import LINK, crossbar, linear, mesh, one_operation
 
 #: Each of 4 ranks to each: enough bytes, at 50 B per plane at least, for 5 planes.
@@ -74,7 +74,7 @@ def fitting(case: Case) -> Case:
 
 
 @settings(max_examples=300)
-@given(case=st.one_of(random_cases(), synchronised_cases()).map(fitting))
+@given(case=st.one_of(random_cases(whole=True), synchronised_cases(whole=True)).map(fitting))
 def test_random_cases_unfold_to_the_whole(case: Case) -> None:
     """Traffic that uses all planes is folded on any Clos, and on any network every figure is that of the whole run."""
     terminal_of_rank = np.array(case.terminal_of_rank, np.int32)
@@ -86,7 +86,7 @@ def test_random_cases_unfold_to_the_whole(case: Case) -> None:
 
 
 @settings(max_examples=100)
-@given(case=st.one_of(random_cases(), synchronised_cases()))
+@given(case=st.one_of(random_cases(), synchronised_cases(), bereft_cases()))
 def test_any_case_unfolds_to_the_whole(case: Case) -> None:
     """Where some message uses fewer planes, or not, what ``fold`` decides changes no recorded figure."""
     terminal_of_rank = np.array(case.terminal_of_rank, np.int32)

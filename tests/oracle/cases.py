@@ -17,6 +17,7 @@ from hypothesis import reject
 from hypothesis import strategies as st
 
 from fabricsim.errors import ConfigError
+from fabricsim.fabrics.faults import Fault, apply_faults, each_fault
 from fabricsim.fabrics.links import link_classes, linked, node_of
 from fabricsim.fabrics.mesh import Dimension, mesh
 from fabricsim.fabrics.network import Endpoint, Network, PacketFormat, Protocol
@@ -120,27 +121,31 @@ def build_schedule(num_ranks: int, drafts: Sequence[OperationDraft]) -> Schedule
 
 
 def cases() -> st.SearchStrategy[Case]:
-    """Draw a case: all at random, synchronised, or crowded."""
-    return st.one_of(random_cases(), synchronised_cases(), crowded_cases())
+    """Draw a case: all at random, synchronised, crowded, or of pairs that have lost planes."""
+    return st.one_of(random_cases(), synchronised_cases(), crowded_cases(), bereft_cases())
 
 
 @st.composite
-def random_cases(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> Case:
-    """Draw a case in which sizes, times and waits are all drawn for themselves."""
+def random_cases(draw: st.DrawFn, kinds: Sequence[str] = KINDS, *, whole: bool = False) -> Case:
+    """Draw a case in which sizes, times and waits are all drawn for themselves, on a whole network or maybe not."""
     network = draw(networks(alike=draw(st.booleans()), kinds=kinds))
     terminal_of_rank = draw(placements(network))
+    if not whole:
+        network = draw(faulty(network, terminal_of_rank))
     schedule = draw(random_schedules(len(terminal_of_rank), network))
     return Case(network, schedule, draw(seeds()), terminal_of_rank)
 
 
 @st.composite
-def synchronised_cases(draw: st.DrawFn) -> Case:
+def synchronised_cases(draw: st.DrawFn, *, whole: bool = False) -> Case:
     """Draw a case in which all ranks do the same at the same time, with messages of one size.
 
     Mostly nothing but ties and places decides who goes first in it.
     """
     network = draw(networks(alike=draw(st.booleans())))
     terminal_of_rank = draw(placements(network))
+    if not whole:
+        network = draw(faulty(network, terminal_of_rank))
     ranks = range(len(terminal_of_rank))
     size_bytes = draw(sizes(network.packet))
     budget = Budget(network)
@@ -193,6 +198,43 @@ def crowded_cases(draw: st.DrawFn) -> Case:
     drafts = draw(st.lists(messages, min_size=8, max_size=30))
     schedule = build_schedule(ranks, [OperationDraft([TaskDraft(rank) for rank in range(ranks)], drafts)])
     return Case(network, schedule, draw(seeds()), tuple(range(ranks)))
+
+
+@st.composite
+def bereft_cases(draw: st.DrawFn) -> Case:
+    """Draw some planes of one switch each with dead links, so that pairs have fewer planes than their source.
+
+    Messages use some of the planes, or all.
+    """
+    packet = draw(packet_formats())
+    ranks, planes = draw(st.integers(3, 5)), draw(st.integers(2, 5))
+    link = draw(links_for(packet))
+    network = clos(
+        name="bereft star",
+        terminal_name="gpu",
+        tiers=[Tier("switch", children=ranks, parents=1, up=link, down=link)],
+        num_planes=planes,
+        packet=packet,
+        endpoint=draw(endpoints()),
+        routing="spray",
+        copy_ps_per_byte=draw(st.none() | ps_per_byte()),
+        ejection_ps_per_byte=None,
+    )
+    terminals = tuple(range(ranks))
+    links = st.lists(st.sampled_from(each_fault(network, "link")), min_size=1, max_size=3, unique=True)
+    try:
+        broken = apply_faults(network, draw(links), np.array(terminals, np.int32))
+    except ConfigError:
+        broken = network  # these together cannot be simulated in one run
+    budget = Budget(network)
+    messages = []
+    for _ in range(draw(st.integers(1, 12))):
+        source, target = draw(st.sampled_from(terminals)), draw(st.sampled_from(terminals))
+        parts = draw(st.integers(1, planes + 1))
+        if source == target or broken.bundle_index[source, target] >= 0:
+            messages.append(MessageDraft(source, target, budget.grant(parts * packet.stripe_min_bytes)))
+    drafts = [OperationDraft([TaskDraft(rank) for rank in terminals], messages)]
+    return Case(broken, build_schedule(ranks, drafts), draw(seeds()), terminals)
 
 
 @st.composite
@@ -403,6 +445,29 @@ def subsets(draw: st.DrawFn, items: Sequence[int]) -> tuple[int, ...]:
     """Draw at least two of the items, often all of them, in any order."""
     count = draw(st.just(len(items)) | st.integers(2, len(items)))
     return tuple(draw(st.permutations(items))[:count])
+
+
+@st.composite
+def faulty(draw: st.DrawFn, network: Network, terminal_of_rank: tuple[int, ...]) -> Network:
+    """Break nothing, as often as not, or up to three things that leave a way between any two of the ranks."""
+    whole = network
+    ranks = np.array(terminal_of_rank, np.int32)
+    faults: list[Fault] = []
+    links = st.sampled_from(each_fault(whole, "link"))
+    for _ in range(draw(st.sampled_from([0, 1, 0, 2, 0, 3]))):
+        kinds = [links, links.map(lambda link: Fault("lanes", link.where, Fraction(2, 3)))]
+        if whole.num_switches:
+            kinds.append(st.sampled_from([*each_fault(whole, "switch"), *each_fault(whole, "plane")]))
+        kinds.append(st.integers(0, len(ranks) - 1).map(lambda rank: Fault("slow_rank", str(rank), Fraction(3, 2))))
+        fault = draw(st.one_of(kinds))
+        try:
+            broken = apply_faults(whole, [*faults, fault], ranks)
+        except ConfigError:
+            continue  # these together cannot be simulated in one run
+        if (broken.bundle_index[np.ix_(ranks, ranks)] >= 0).sum() == len(ranks) * (len(ranks) - 1):
+            network = broken
+            faults.append(fault)
+    return network
 
 
 class Budget:

@@ -228,6 +228,7 @@ class Simulation:
         self.seed = seed
         self.terminal_of_rank = [int(terminal) for terminal in terminal_of_rank]
         self.channels = build_channels(network, seed)
+        self.bundles = np.split(network.bundle_channels, network.bundle_first[1:-1])
         self.tasks = build_tasks(network, schedule)
         self.messages = build_messages(schedule, self.tasks)
         self.outputs: list[list[Channel]] = [[] for _ in range(network.num_nodes)]
@@ -356,6 +357,8 @@ class Simulation:
         first = 0
         if num_shares < len(bundle):
             first = hash_of(self.seed, USE_FIRST_PLANE, source, target, message.source.operation, message.index)
+            if self.is_part(source, target):
+                first %= len(bundle) - num_shares + 1
         timed_bytes = ceil(Fraction(message.size_bytes, num_shares))
         for i in range(num_shares):
             held_bytes = message.size_bytes // num_shares + (i < message.size_bytes % num_shares)
@@ -369,6 +372,11 @@ class Simulation:
         number = int(self.network.bundle_index[source, target])
         first, end = self.network.bundle_first[number], self.network.bundle_first[number + 1]
         return [self.channels[channel] for channel in self.network.bundle_channels[first:end]]
+
+    def is_part(self, source: int, target: int) -> bool:
+        """Tell whether there is another bundle with all channels of this one and more (section 7)."""
+        mine = {channel.number for channel in self.bundle(source, target)}
+        return any(mine < set(other.tolist()) for other in self.bundles)
 
     # Terminals (section 8) -----------------------------------------------------------------------------------
 

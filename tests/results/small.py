@@ -73,6 +73,7 @@ def finished(network: Network, schedule: Schedule, record: RunRecord) -> Result:
         workload={"kind": "test"},
         placement="linear",
         endpoint="fitted",
+        faults=(),
         seed=1,
         folded=False,
         folding="switched off",

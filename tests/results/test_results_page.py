@@ -13,7 +13,7 @@ import pytest
 
 import fabricsim as fs
 from fabricsim import cli
-from fabricsim.results import doctor, documents, result, validate
+from fabricsim.results import doctor, documents, fault_sweep, result, validate
 from fabricsim.results.run import collective_sweep
 
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
@@ -58,6 +58,7 @@ def summaries(tiny: fs.FabricSpec, small_trace: fs.Trace, tmp_path_factory: pyte
         run.summary(),
         fs.simulate("cloudmatrix384", apart, kernel="python", placement="scatter").summary(),
         at_once.summary(),
+        fs.simulate(tiny, workload, kernel="python", faults=["plane:1"]).summary(),
     ]
 
 
@@ -90,6 +91,7 @@ def test_schemas_are_those_of_the_documents() -> None:
         documents.FABRIC_SCHEMA,
         documents.TRACE_SCHEMA,
         validate.SCHEMA,
+        fault_sweep.SCHEMA,
         doctor.SCHEMA,
     ]
 
