@@ -17,6 +17,8 @@ from fabricsim.results.run import collective_workload
 def two_tiers(planes: int = 2) -> fs.FabricSpec:
     """CloudMatrix cut down to 2 nodes of 2 NPUs under 2 L2 switches, in 2 planes."""
     tables: dict[str, Any] = fs.load_fabric("cloudmatrix384").model_dump(exclude_none=True)
+    del tables["scale_out"]
+    tables["link"] = {key: link for key, link in tables["link"].items() if "rail" not in key}
     tables["topology"]["planes"]["value"] = planes
     tables["tier"]["l1"]["children"]["value"] = 2
     tables["tier"]["l2"] |= {name: tables["tier"]["l2"][name] | {"value": 2} for name in ("children", "parents")}
@@ -60,7 +62,7 @@ def test_the_document() -> None:
     assert first == {
         "fault": "plane:0",
         "outcome": "simulated",
-        "slowdown": first["time_us"] / base_us,
+        "slowdown": pytest.approx(first["time_us"] / base_us),
         "time_us": first["time_us"],
         "unreachable_pair": None,
         "same_as": None,
