@@ -218,14 +218,15 @@ def estimate(
     else:
         folding = unfolded(network, "switched off")
     process_bytes = _resident_bytes()
-    state = allocate(folding.network, folding.schedule(next(iter(blocks)).schedule), terminals, seed)
-    whole, simulated = Load(network), Load(folding.network, len(state.domains))
+    in_engine = folding.network.split_into_vcs()
+    state = allocate(in_engine, folding.schedule(next(iter(blocks)).schedule), terminals, seed)
+    whole, simulated = Load(network), Load(in_engine, len(state.domains))
     messages = message_bytes = 0
     for block in blocks:
         messages += len(block.schedule.messages)
         message_bytes += int(block.schedule.messages.size_bytes.sum())
         whole.add(message_traffic(network, block.schedule, terminals))
-        simulated.add(message_traffic(folding.network, folding.schedule(block.schedule), terminals))
+        simulated.add(message_traffic(in_engine, folding.schedule(block.schedule), terminals))
     rows, outgrown = most_packet_rows(simulated, state)
     chosen, reason = backends.choose(kernel)
     return Estimate(

@@ -99,8 +99,8 @@ def test_hops_and_tables_are_those_of_any_run(case: Case) -> None:
     terminals = np.array(case.terminal_of_rank, np.int32)
     simulation = Simulation(case.network, case.schedule, terminals, seed=case.seed)
     begin = simulation.state
-    load = Load(case.network, len(begin.domains))
-    load.add(message_traffic(case.network, case.schedule, terminals))
+    load = Load(simulation.network, len(begin.domains))
+    load.add(message_traffic(simulation.network, case.schedule, terminals))
     most_rows, _ = most_packet_rows(load, begin)
     assert simulation.run().packet_hops == load.packet_hops
     assert len(simulation.state.packets) <= most_rows
