@@ -216,7 +216,7 @@ class Simulation:
 
     def figures(self) -> RunFigures:
         """Return what the kernel recorded so far of the run as a whole."""
-        channels = self.state.channels.reshape(-1, self.network.num_vcs)
+        channels = self.state.channels.reshape(-1, self.network.vcs.count)
         occupied_bytes = self.network.channels.buffer_bytes.reshape(channels.shape) - channels["least_room_bytes"]
         domain_latency_counts = self.state.latencies["packets"].reshape(-1, LATENCY_ROWS).astype(np.int64)
         return RunFigures(

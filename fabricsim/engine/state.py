@@ -69,8 +69,8 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     clock["epoch_windows"] = min(overhead_windows, MAX_EPOCH_WINDOWS) if defers else MAX_EPOCH_WINDOWS
     clock["defers"] = defers
     clock["num_channels"] = len(channels)
-    clock["vc_mask"] = network.num_vcs - 1
-    clock["arbitration"] = Arbitration[network.arbitration.upper()]
+    clock["vc_mask"] = network.vcs.count - 1
+    clock["arbitration"] = Arbitration[network.vcs.arbitration.upper()]
     clock["num_terminals"] = network.num_terminals
     clock["num_messages"] = len(messages)
     clock["routing"] = Routing[network.routing.upper()]
@@ -114,7 +114,7 @@ def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed
     counts["packets_left"].reshape(network.num_planes, -1)[:] = share_packets(network, messages)
     arbiters = rows("arbiters", len(channels))
     arbiters["picked"] = NONE
-    arbiters["served"] = network.num_vcs - 1
+    arbiters["served"] = network.vcs.count - 1
     wakes = rows("wakes", len(channels))
     wakes["wake_ps"] = NEVER
     clock["num_banks"] = num_banks = len(domains) * banks_apart(domains)
@@ -480,7 +480,8 @@ def message_rows(
     messages["shares_left"] = messages["parts_left"] = messages["num_shares"] = num_shares
     messages["first_plane"] = first_plane % width[whole]
     messages["bundle"] = whole
-    messages["vc"] = np.array([operation.vc for operation in schedule.operations], np.uint32)[source.operation]
+    vcs = [network.vcs.of(operation.name, operation.op) for operation in schedule.operations]
+    messages["vc"] = np.array(vcs, np.uint32)[source.operation]
     messages["next_ready"] = NONE
     return messages
 

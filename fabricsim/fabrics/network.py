@@ -71,6 +71,27 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
+class VirtualChannels:
+    """The virtual channels of each channel (docs/physics.md, section 5).
+
+    ``count`` is a power of two up to 16. ``arbitration`` says which an output serves next. ``operations[k]`` are the
+    names or kinds of the operations whose messages travel on vc k + 1; those of all others travel on vc 0.
+    """
+
+    count: int = 1
+    arbitration: str = "oldest"
+    operations: tuple[tuple[str, ...], ...] = ()
+
+    def of(self, name: str, op: str) -> int:
+        """Return the vc of an operation, by its name, else by its kind."""
+        for word in (name, op):
+            for number, words in enumerate(self.operations):
+                if word in words:
+                    return number + 1
+        return 0
+
+
+@dataclass(frozen=True)
 class Channels:
     """One row per channel, in numbering order; all arrays have the same length.
 
@@ -133,8 +154,7 @@ class Network:
     packet: PacketFormat
     endpoint: Endpoint
     routing: str  # "spray", "deterministic" or "adaptive"
-    num_vcs: int = 1
-    arbitration: str = "oldest"  # or "round_robin", "priority": between virtual channels
+    vcs: VirtualChannels = VirtualChannels()
 
     @property
     def num_nodes(self) -> int:
@@ -174,9 +194,9 @@ class Network:
 
         Links to a channel lead to its first virtual channel.
         """
-        if self.num_vcs == 1:
+        channels, count = self.channels, self.vcs.count
+        if count == 1:
             return self
-        channels, count = self.channels, self.num_vcs
         return replace(
             self,
             channels=Channels(**{one.name: np.repeat(getattr(channels, one.name), count) for one in fields(channels)}),

@@ -12,7 +12,7 @@ import os
 import tomllib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import resources
 from itertools import pairwise
@@ -37,7 +37,7 @@ from fabricsim.errors import ConfigError, unknown
 from fabricsim.fabrics.complaints import Complaint, refusal, translate
 from fabricsim.fabrics.links import Node, link_classes, linked, node_of
 from fabricsim.fabrics.mesh import Dimension, mesh
-from fabricsim.fabrics.network import Endpoint, Network, PacketFormat, Protocol
+from fabricsim.fabrics.network import Endpoint, Network, PacketFormat, Protocol, VirtualChannels
 from fabricsim.fabrics.overrides import put_in, refuse_unknown
 from fabricsim.fabrics.parts import package_and_racks
 from fabricsim.fabrics.topologies import ROUTINGS, Link, Tier, check_acyclic, check_link, clos, full_mesh
@@ -46,6 +46,8 @@ from fabricsim.units import parse_bandwidth, parse_bytes, parse_time_ps, ps_per_
 UNLIMITED = "unlimited"
 #: What joins racks: a switch for each rail, and spines that join these.
 SCALE_OUT_TIERS = ("rail", "spine")
+#: Powers of two: the virtual channels of a channel are neighbouring rows, and never fall apart into two banks.
+VC_COUNTS = (1, 2, 4, 8, 16)
 ENDPOINTS = ("fitted", "ideal")
 _CATALOG = resources.files("fabricsim.fabrics") / "catalog"
 
@@ -209,6 +211,14 @@ class DefaultsTable(Table):
     routing: Literal["spray", "deterministic", "adaptive"] | None = None
 
 
+class VcsTable(Table):
+    """``[vcs]``: virtual channels, and what travels on each but the first (docs/physics.md, section 5)."""
+
+    count: Count
+    arbitration: Literal["oldest", "round_robin", "priority"]
+    operations: Annotated[tuple[Annotated[tuple[Text, ...], Field(strict=False)], ...], Field(strict=False)] = ()
+
+
 class ProtocolTable(Table):
     """``[terminal.protocol.NAME]``: what a library adds to some operations (docs/physics.md, section 9).
 
@@ -320,6 +330,7 @@ class FabricSpec(Table):
     package: PackageTable | None = None
     scale_out: ScaleOutTable | None = None
     defaults: DefaultsTable
+    vcs: VcsTable | None = None
     terminal: TerminalTable
     tier: dict[LevelName, TierTable] = {}
     dimension: dict[LevelName, DimensionTable] = {}
@@ -395,6 +406,7 @@ class FabricSpec(Table):
         if self.defaults.packet not in self.packet:
             yield Complaint("defaults.packet", unknown("packet format", self.defaults.packet, self.packet))
         yield from self._contradictory_protocols()
+        yield from self._contradictory_vcs()
         if not isinstance(topology, LinksTable):  # of which it shows when it is built
             tiers_choose = any(self.tier[tier].parents.exact > 1 for tier in self._tiers if tier in self.tier)
             yield from self._routing_faults(tiers_choose or self.scale_out is not None)
@@ -432,6 +444,23 @@ class FabricSpec(Table):
             yield Complaint(
                 "defaults.routing", f"found {self.defaults.routing!r}, but each pair has one path per plane; drop it"
             )
+
+    def _contradictory_vcs(self) -> Iterator[Complaint]:
+        """Find virtual channels that there cannot be, and operations of which no one could say on which they travel."""
+        if self.vcs is None:
+            return
+        count, operations = self.vcs.count.exact, self.vcs.operations
+        if count not in VC_COUNTS:
+            yield Complaint("vcs.count", f"is {count}; an engine takes {', '.join(map(str, VC_COUNTS))}")
+        if len(operations) >= count:
+            yield Complaint(
+                "vcs.operations",
+                f"names what travels on vc 1 to {len(operations)}, but the last of {count} is vc {count - 1}; "
+                "the first list is that of vc 1, and all that stands in none travels on vc 0",
+            )
+        words = [word for of_one in operations for word in of_one]
+        for word in dict.fromkeys(word for word in words if words.count(word) > 1):
+            yield Complaint("vcs.operations", f"has {word!r} twice; name it once")
 
     def _contradictory_protocols(self) -> Iterator[Complaint]:
         """Find protocols of which no one could say which counts, or that count with a rate that there is not."""
@@ -533,7 +562,7 @@ class FabricSpec(Table):
     @property
     def spec_sha256(self) -> str:
         """SHA-256 of all that can change a result: the values in base units and the names, not the prose."""
-        facts = {
+        facts: dict[str, Any] = {
             "format": self.format,
             "name": self.name,
             "topology": {name: value for name, value in self.topology if not isinstance(value, Quantity)},
@@ -542,6 +571,8 @@ class FabricSpec(Table):
             "protocols": {name: protocol.operations for name, protocol in self.terminal.protocol.items()},
             "quantities": {key: str(quantity.exact) for key, quantity in self._quantities()},
         }
+        if self.vcs is not None:
+            facts["vcs"] = self.vcs.arbitration, self.vcs.operations
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def quantities(self) -> tuple[QuantityRow, ...]:
@@ -632,7 +663,7 @@ class FabricSpec(Table):
             parents = 1, self.scale_out.spines_per_rack.exact * num_racks
             tiers = self._clos_tiers(SCALE_OUT_TIERS, children, parents)
             scale_out = clos(tiers=tiers, num_planes=1, routing=routing, **of(self.scale_out))
-        return package_and_racks(
+        whole = package_and_racks(
             self._rack(routing, num_planes, of(terminal)),
             terminal_name=terminal.name,
             routing=routing,
@@ -641,6 +672,10 @@ class FabricSpec(Table):
             scale_out=scale_out,
             num_rails=num_rails,
         )
+        if self.vcs is None:
+            return whole
+        vcs = VirtualChannels(self.vcs.count.exact, self.vcs.arbitration, self.vcs.operations)
+        return replace(whole, vcs=vcs)
 
     def _packet_format(self, packet: str) -> PacketFormat:
         table = self.packet[packet]

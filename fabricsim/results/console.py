@@ -555,6 +555,9 @@ def _fabric(result: Result | Estimate) -> str:
 def _settings(result: Result, indent: str = "") -> str:
     packet, info = result.network.packet, result.info
     routing = "single path" if result.routing is None else f"{result.routing} routing"
+    vcs = result.network.vcs
+    if vcs.count > 1:
+        routing += f", {vcs.count} virtual channels ({vcs.arbitration.replace('_', ' ')})"
     return (
         f"packets {packet.name} ({format_bytes(packet.max_payload_bytes)} + {packet.overhead_bytes}B), {routing}, "
         f"endpoint {info.endpoint}, placement {info.placement}"

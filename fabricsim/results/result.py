@@ -260,6 +260,8 @@ class Result:
                 "packet": dataclasses.asdict(network.packet),
                 "endpoint": self.info.endpoint,
                 "routing": self.routing,
+                "virtual_channels": network.vcs.count,
+                "arbitration": network.vcs.arbitration,
                 "faults": list(self.info.faults),
                 "dead_channels": int(network.channels.dead.sum()),
             },

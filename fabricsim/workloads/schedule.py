@@ -27,8 +27,7 @@ class Operation:
     rank's start to the last rank's end, ``None`` where it does not say. ``recorded_algorithm`` is the recording's word
     where its algorithm is not ``algorithm``, else empty. ``descriptors`` counts what a rank handles one by one, such as
     the tokens of an MoE dispatch; 0 where that is not known. ``is_join`` marks what is no operation of the workload,
-    but the end of several, so that others can wait for all of them at once. ``vc`` is the virtual channel on which its
-    messages travel.
+    but the end of several, so that others can wait for all of them at once.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Operation:
     recorded_algorithm: str = ""
     descriptors: int = 0
     is_join: bool = False
-    vc: int = 0
 
 
 @dataclass(frozen=True)

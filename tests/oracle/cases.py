@@ -20,7 +20,7 @@ from fabricsim.errors import ConfigError
 from fabricsim.fabrics.faults import Fault, apply_faults, each_fault
 from fabricsim.fabrics.links import link_classes, linked, node_of
 from fabricsim.fabrics.mesh import Dimension, mesh
-from fabricsim.fabrics.network import Endpoint, Network, PacketFormat, Protocol
+from fabricsim.fabrics.network import Endpoint, Network, PacketFormat, Protocol, VirtualChannels
 from fabricsim.fabrics.parts import package_and_racks
 from fabricsim.fabrics.topologies import Link, Tier, check_acyclic, clos, full_mesh
 from fabricsim.workloads.schedule import Messages, Operation, Schedule, Tasks
@@ -60,7 +60,6 @@ class OperationDraft:
 
     tasks: Sequence[TaskDraft]
     messages: Sequence[MessageDraft] = ()
-    vc: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,6 @@ def build_schedule(num_ranks: int, drafts: Sequence[OperationDraft]) -> Schedule
                 ranks=tuple(task.rank for task in draft.tasks),
                 size_bytes=sum(message.size_bytes for message in draft.messages),
                 descriptors=number,
-                vc=draft.vc,
             )
             for number, draft in enumerate(drafts)
         ),
@@ -158,7 +156,6 @@ def synchronised_cases(draw: st.DrawFn, *, whole: bool = False) -> Case:
             OperationDraft(
                 [TaskDraft(rank, after=after) for rank in ranks],
                 [MessageDraft(source, target, budget.grant(size_bytes)) for source, target in pairs],
-                draw(st.integers(0, network.num_vcs - 1)),
             )
         )
     return Case(network, build_schedule(len(ranks), drafts), draw(seeds()), terminal_of_rank)
@@ -242,9 +239,19 @@ def networks(draw: st.DrawFn, *, alike: bool, kinds: Sequence[str] = KINDS) -> N
     """Draw a network of one of the kinds, with some virtual channels; ``alike`` gives all its channels one link."""
     return replace(
         draw(networks_of_a_kind(alike=alike, kinds=kinds)),
-        num_vcs=draw(st.sampled_from([1, 2, 4])),
-        arbitration=draw(st.sampled_from(["oldest", "round_robin", "priority"])),
+        vcs=draw(virtual_channels()),
     )
+
+
+def virtual_channels() -> st.SearchStrategy[VirtualChannels]:
+    """Draw up to 4, and which of the first operations of a case travel on which."""
+    drawn = st.lists(st.integers(0, 3), min_size=6, max_size=6)
+
+    def build(count: int, arbitration: str, vcs: list[int]) -> VirtualChannels:
+        operations = ([f"operation{number}" for number, vc in enumerate(vcs) if vc == k] for k in range(1, count))
+        return VirtualChannels(count, arbitration, tuple(map(tuple, operations)))
+
+    return st.builds(build, st.sampled_from([1, 2, 4]), st.sampled_from(["oldest", "round_robin", "priority"]), drawn)
 
 
 @st.composite
@@ -535,7 +542,7 @@ def random_schedules(draw: st.DrawFn, num_ranks: int, network: Network) -> Sched
         for rank in ranks:
             operations_at[rank].append(number)
         messages = draw(random_messages(ranks, network, budget)) if moves else ()
-        drafts.append(OperationDraft(tasks, messages, draw(st.integers(0, network.num_vcs - 1))))
+        drafts.append(OperationDraft(tasks, messages))
     return build_schedule(num_ranks, drafts)
 
 

@@ -230,7 +230,7 @@ class Simulation:
         self.channels = build_channels(network, seed)
         self.bundles = np.split(network.bundle_channels, network.bundle_first[1:-1])
         self.tasks = build_tasks(network, schedule)
-        self.messages = build_messages(schedule, self.tasks)
+        self.messages = build_messages(network, schedule, self.tasks)
         self.outputs: list[list[Channel]] = [[] for _ in range(network.num_nodes)]
         self.inputs: list[list[Channel]] = [[] for _ in range(network.num_nodes)]
         for channel in self.channels:
@@ -406,7 +406,7 @@ class Simulation:
         if not can_go:
             return
         share = can_go[0]
-        if self.network.arbitration == "priority":
+        if self.network.vcs.arbitration == "priority":
             share = min(can_go, key=lambda share: share.message.vc)  # the first of the least
         payload_bytes = min(share.timed_bytes_left, self.network.packet.max_payload_bytes)
         wire_bytes = self.network.packet.wire_bytes(payload_bytes)
@@ -483,9 +483,9 @@ class Simulation:
         ]
         if not fronts:
             return None
-        if self.network.arbitration == "priority":
+        if self.network.vcs.arbitration == "priority":
             return min(fronts, key=lambda packet: packet.message.vc)
-        if self.network.arbitration == "round_robin":
+        if self.network.vcs.arbitration == "round_robin":
             first = channel.served_vc + 1
             return min(fronts, key=lambda packet: (packet.message.vc - first) % len(channel.queues))
 
@@ -599,10 +599,10 @@ def build_channels(network: Network, seed: int) -> list[Channel]:
             buffer_bytes=int(table.buffer_bytes[c]),
             copy_ps_per_byte=rate(table.copy_ps_per_byte_num[c], table.copy_ps_per_byte_den[c]),
             ejection_ps_per_byte=rate(table.ejection_ps_per_byte_num[c], table.ejection_ps_per_byte_den[c]),
-            room_bytes=[int(table.buffer_bytes[c])] * network.num_vcs,
+            room_bytes=[int(table.buffer_bytes[c])] * network.vcs.count,
             free_slots=network.endpoint.slots,
-            queues=[[] for _ in range(network.num_vcs)],
-            served_vc=network.num_vcs - 1,
+            queues=[[] for _ in range(network.vcs.count)],
+            served_vc=network.vcs.count - 1,
             spray_counter=int(network.spray_start[c]),
         )
         channels.append(channel)
@@ -653,7 +653,13 @@ def build_tasks(network: Network, schedule: Schedule) -> list[Task]:
     return tasks
 
 
-def build_messages(schedule: Schedule, tasks: list[Task]) -> list[Message]:
+def vc_of(network: Network, operation: Operation) -> int:
+    """Tell on which virtual channel an operation travels (section 5)."""
+    vc_of_word = {word: vc for vc, words in enumerate(network.vcs.operations, 1) for word in words}
+    return vc_of_word.get(operation.name, vc_of_word.get(operation.op, 0))
+
+
+def build_messages(network: Network, schedule: Schedule, tasks: list[Task]) -> list[Message]:
     """Make an object of each row of the message table and tell its two tasks."""
     table = schedule.messages
     messages = [
@@ -663,7 +669,7 @@ def build_messages(schedule: Schedule, tasks: list[Task]) -> list[Message]:
             source=tasks[table.source_task[i]],
             target=tasks[table.target_task[i]],
             size_bytes=int(table.size_bytes[i]),
-            vc=schedule.operations[table.operation[i]].vc,
+            vc=vc_of(network, schedule.operations[table.operation[i]]),
         )
         for i in range(len(table))
     ]

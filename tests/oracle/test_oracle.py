@@ -576,7 +576,7 @@ def test_simulation_leaves_nothing_behind(case: Case) -> None:
     for channel in simulation.channels:
         assert set(channel.room_bytes) == {channel.buffer_bytes}
         assert channel.free_slots == case.network.endpoint.slots
-        assert [*channel.queues, channel.ejection_queue] == [[]] * (case.network.num_vcs + 1)
+        assert [*channel.queues, channel.ejection_queue] == [[]] * (case.network.vcs.count + 1)
         assert channel.ready + channel.ring == []
 
 
