@@ -1,4 +1,4 @@
-"""What a run would take, found out without it: packet-hops exactly, time and memory from its first moments."""
+"""What a run would take, found out without it: packet-hops from the routes, time and memory from its first moments."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ class Load:
         self.network = network
         self._num_domains = num_domains
         routes = find_routes(network)
-        # All ways of a pair of terminals cross as many channels, in a Clos as in a full mesh.
+        # All ways of a pair cross as many channels, but where a list of links or faults leave longer ones beside them.
         self._hops = np.array([max(len(way.rates) for way in kind.ways) for kind in routes.kinds], np.int64)
         self._kind = routes.kind
         self.packets = self.packet_hops = self.domain_packet_hops = self.domain_short_hops = 0

@@ -13,6 +13,7 @@ from fabricsim.engine.driver import Progress, Simulation
 from fabricsim.engine.folding import fold
 from fabricsim.results import estimate as module
 from fabricsim.results.estimate import Calibration, Estimate, Load, estimate, most_packet_rows
+from fabricsim.results.routes import find_routes
 from fabricsim.results.run import Workload, collective_sweep, load_trace, simulate
 from fabricsim.results.traffic import message_traffic
 from fabricsim.workloads.schedule import ScheduleBlocks
@@ -102,7 +103,9 @@ def test_hops_and_tables_are_those_of_any_run(case: Case) -> None:
     load = Load(simulation.network, len(begin.domains))
     load.add(message_traffic(simulation.network, case.schedule, terminals))
     most_rows, _ = most_packet_rows(load, begin)
-    assert simulation.run().packet_hops == load.packet_hops
+    lengths = [{len(way.rates) for way in kind.ways} for kind in find_routes(simulation.network).kinds]
+    ran = simulation.run().packet_hops
+    assert ran == load.packet_hops if max(map(len, lengths)) == 1 else ran <= load.packet_hops
     assert len(simulation.state.packets) <= most_rows
     assert [len(rows) for rows in simulation.state._replace(packets=begin.packets)] == [len(rows) for rows in begin]
 
