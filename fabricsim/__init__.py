@@ -23,6 +23,7 @@ from fabricsim.errors import (
 
 if TYPE_CHECKING:
     from fabricsim.fabrics import FabricSpec, fabric_names, load_fabric
+    from fabricsim.fabrics.faults import Fault
     from fabricsim.results.result import Result
     from fabricsim.results.run import replay, simulate
     from fabricsim.workloads.collectives import collective
@@ -34,6 +35,7 @@ __all__ = [
     "ConfigError",
     "FabricSpec",
     "FabricsimError",
+    "Fault",
     "InterruptedRunError",
     "Result",
     "SelfCheckError",
@@ -50,6 +52,7 @@ __all__ = [
 
 _HOMES = {
     "FabricSpec": "fabricsim.fabrics",
+    "Fault": "fabricsim.fabrics.faults",
     "Result": "fabricsim.results.result",
     "Trace": "fabricsim.workloads.trace",
     "collective": "fabricsim.workloads.collectives",

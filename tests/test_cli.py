@@ -429,6 +429,35 @@ def test_a_fabric_is_listed_with_the_source_of_every_number(capsys: pytest.Captu
     assert "terminal.ejection_rate = unlimited (" in out
 
 
+def test_a_fabric_is_listed_with_its_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What is no number comes before the numbers: kinds, names, defaults, what protocols and virtual channels carry."""
+    own = tmp_path / "own.toml"
+    count = '{ value = 2, source = "a test", evidence = "assumed" }'
+    vcs = f'\n[vcs]\ncount = {count}\narbitration = "priority"\noperations = [["barrier", "send"]]\n'
+    own.write_text(fs.load_fabric("cloudmatrix384").to_toml() + vcs, encoding="utf-8")
+    code, out, _ = run_cli(capsys, "fabrics", str(own))
+    assert code == 0
+    code, document, _ = run_cli(capsys, "fabrics", str(own), "--json", "-")
+    assert code == 0
+    settings = json.loads(document)["settings"]
+    before = out.partition("topology.planes = ")[0]
+    for key, value, printed in (
+        ("topology.kind", "clos", "clos"),
+        ("topology.tiers", ["l1", "l2"], '["l1", "l2"]'),
+        ("defaults.packet", "bulk", "bulk"),
+        ("defaults.routing", "spray", "spray"),
+        ("vcs.arbitration", "priority", "priority"),
+        ("vcs.operations", [["barrier", "send"]], '[["barrier", "send"]]'),
+        ("terminal.name", "npu", "npu"),
+    ):
+        assert settings[key] == value
+        assert f"{key} = {printed}\n" in before
+    protocols = fs.load_fabric("cloudmatrix384").terminal.protocol
+    for name, protocol in protocols.items():
+        assert tuple(settings[f"terminal.protocol.{name}.operations"]) == protocol.operations
+    assert not {"name", "title", "description", "format"} & settings.keys()
+
+
 def test_a_fabric_as_toml_is_a_start_for_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """What --toml prints is a fabric file of the same fabric."""
     code, out, _ = run_cli(capsys, "fabrics", "cloudmatrix384", "--toml")

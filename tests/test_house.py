@@ -168,6 +168,23 @@ def test_readme_names_only_what_exists() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_lines_of_prose_are_short() -> None:
+    """No line of a page has more than 120 characters, but rows of tables, code and what programs put there."""
+    pages = [ROOT / name for name in ("README.md", "CHANGELOG.md")]
+    found = []
+    for path in (*pages, *sorted((ROOT / "docs").glob("*.md"))):
+        # Blank out what is exempt, so that the lines keep their numbers.
+        text = re.sub(
+            r"^```.*?^```$|<!-- ([\w-]+) -->.*?<!-- /\1 -->",
+            lambda exempt: "\n" * exempt[0].count("\n"),
+            path.read_text(encoding="utf-8"),
+            flags=re.DOTALL | re.MULTILINE,
+        )
+        lines = enumerate(text.splitlines(), start=1)
+        found += [f"{path.name}:{number}" for number, line in lines if len(line) > 120 and not line.startswith("|")]
+    assert found == []
+
+
 def test_steps_without_make_are_those_of_make() -> None:
     """The README's steps without make run the commands that the Makefile runs for demo and test."""
     if shutil.which("make") is None:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from fabricsim.errors import ConfigError, nearest, unknown
 from fabricsim.fabrics.network import Bool, Channels, Int32, Int64, Network, table_rows
-from fabricsim.fabrics.topologies import carried_destinations, check_rate, offered_destinations
+from fabricsim.fabrics.topologies import carried_destinations, check_rate, offered_destinations, spray_starts
 from fabricsim.units import parse_time_ps
 
 FILE_FORMAT = "fabricsim.fault_list/1"
@@ -381,7 +381,7 @@ def _rerouted(network: Network) -> Network:
     switches = np.flatnonzero(np.isin(network.switch_plane, planes))
     network, reach = _without_dead_ends(network, switches)
     network = _with_live_bundles(network, np.isin(network.channels.plane, planes), reach)
-    return replace(network, spray_start=_spray_start(network, switches))
+    return replace(network, spray_start=spray_starts(network, switches))
 
 
 def _without_dead_ends(network: Network, switches: Int64) -> tuple[Network, Bool]:
@@ -505,23 +505,6 @@ def _ring_order(network: Network, kinds: Bool, kind: Int64, source: Int64, targe
         f"{network.node_names[target[worst]]} and, in part the same, from it to others, which cannot be simulated in "
         "one run; leave a fault of the planes concerned out"
     )
-
-
-def _spray_start(network: Network, switches: Int64) -> Int32:
-    """Give the inputs of these switches their first counters (docs/physics.md, section 6)."""
-    channels = network.channels
-    spray_start = network.spray_start.copy()
-    inputs = np.flatnonzero(np.isin(channels.target_node, network.num_terminals + switches))
-    spray_start[inputs] = 0
-    carried = carried_destinations(network, offered_destinations(network), *np.nonzero(network.bundle_index >= 0))
-    switch = channels.target_node[inputs] - network.num_terminals
-    choices = np.where(carried[inputs], network.route_count[switch], 0).max(axis=1, initial=0)
-    inputs, switch, choices = (column[choices > 1] for column in (inputs, switch, choices))
-    order = np.argsort(switch, kind="stable")
-    number = np.bincount(switch, minlength=network.num_switches)
-    port = np.arange(len(order)) - (np.cumsum(number) - number)[switch[order]]
-    spray_start[inputs[order]] = port * choices[order] // number[switch[order]]
-    return spray_start
 
 
 def crossed_channels(network: Network, pairs: npt.NDArray[np.bool_]) -> Bool:

@@ -14,18 +14,17 @@ from fractions import Fraction
 import numpy as np
 
 from fabricsim.errors import ConfigError, unknown
-from fabricsim.fabrics.network import Channels, Endpoint, Int32, Int64, Network, PacketFormat
+from fabricsim.fabrics.network import Channels, Endpoint, Int64, Network, PacketFormat
 from fabricsim.fabrics.topologies import (
     ROUTINGS,
     Link,
-    carried_destinations,
     check_common,
     check_link,
     check_rate,
     check_table,
     check_terminals,
     int32,
-    offered_destinations,
+    spray_starts,
 )
 
 
@@ -114,23 +113,6 @@ def linked(
     )
     network.spray_start[:] = spray_starts(network)
     return network
-
-
-def spray_starts(network: Network) -> Int32:
-    """First values of the spray counters (docs/physics.md, section 6); shape (channels,)."""
-    channels = network.channels
-    start = np.zeros(len(channels), np.int32)
-    carried = carried_destinations(network, offered_destinations(network), *np.nonzero(network.bundle_index >= 0))
-    at_switch = np.flatnonzero(channels.target_node >= network.num_terminals)
-    switch = channels.target_node[at_switch] - network.num_terminals
-    choices = np.where(carried[at_switch], network.route_count[switch], 0).max(axis=1, initial=0)
-    chooses = choices > 1
-    at_switch, switch, choices = at_switch[chooses], switch[chooses], choices[chooses]
-    order = np.argsort(switch, kind="stable")
-    num_inputs = np.bincount(switch, minlength=max(1, network.num_switches))
-    port = np.arange(len(order)) - (np.cumsum(num_inputs) - num_inputs)[switch[order]]
-    start[at_switch[order]] = port * choices[order] // num_inputs[switch[order]]
-    return start
 
 
 @dataclass(frozen=True)

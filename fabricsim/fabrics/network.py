@@ -192,7 +192,7 @@ class Network:
     def split_into_vcs(self) -> Network:
         """Return the network with a row of the channel table per virtual channel, those of a channel in order.
 
-        Links to a channel lead to its first virtual channel.
+        Links to a channel lead to its first virtual channel. ``place`` stays that of the channel, for all its rows.
         """
         channels, count = self.channels, self.vcs.count
         if count == 1:

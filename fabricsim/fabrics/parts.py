@@ -145,20 +145,22 @@ def package_and_racks(
         Joins all terminals, in the order of the rails; ``None`` if there is one rack.
     num_rails
         Terminal t is on rail ``t mod num_rails``.
+
+    Planes are numbered from those of the topology, so that they are those in the names of its switches; then come
+    those of ``scale_out``, then those of ``package``.
     """
     per_rack = rack.num_terminals
     num_terminals = num_racks * per_rack
+    scale_out_plane = rack.num_planes
+    package_plane = scale_out_plane + (scale_out.num_planes if scale_out is not None else 0)
     parts = []
-    plane = 0
     if package is not None:
         size = package.num_terminals
-        parts += [Part(package, first + np.arange(size), plane) for first in range(0, num_terminals, size)]
-        plane += package.num_planes
+        parts += [Part(package, first + np.arange(size), package_plane) for first in range(0, num_terminals, size)]
     for number in range(num_racks):
         prefix = f"rack{number}." if num_racks > 1 else ""
-        parts.append(Part(rack, number * per_rack + np.arange(per_rack), plane, prefix))
-    plane += rack.num_planes
+        parts.append(Part(rack, number * per_rack + np.arange(per_rack), 0, prefix))
     if scale_out is not None:
         rail, place = np.divmod(np.arange(num_terminals), num_terminals // num_rails)
-        parts.append(Part(scale_out, place * num_rails + rail, plane))
+        parts.append(Part(scale_out, place * num_rails + rail, scale_out_plane))
     return rack if len(parts) == 1 else put_together(rack.name, terminal_name, num_terminals, parts, routing)

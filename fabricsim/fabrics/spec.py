@@ -588,13 +588,23 @@ class FabricSpec(Table):
             rows.append(QuantityRow(key, value, unit, quantity.evidence, quantity.source, quantity.note))
         return tuple(rows)
 
+    def settings(self) -> dict[str, str | tuple[Any, ...]]:
+        """List by key what the file says beside its numbers and what describes it: texts, and lists of them."""
+        prose = ("format", "name", "title", "description")
+        return {key: value for key, value in self._leaves() if not isinstance(value, Quantity) and key not in prose}
+
     def _quantities(self) -> Iterator[tuple[str, Quantity]]:
-        def walk(prefix: str, node: object) -> Iterator[tuple[str, Quantity]]:
-            if isinstance(node, Quantity):
-                yield prefix, node
-            elif isinstance(node, Table | dict):
+        return ((key, value) for key, value in self._leaves() if isinstance(value, Quantity))
+
+    def _leaves(self) -> Iterator[tuple[str, Any]]:
+        """All that the file says, by key, in the order of the format."""
+
+        def walk(prefix: str, node: object) -> Iterator[tuple[str, Any]]:
+            if isinstance(node, Table | dict) and not isinstance(node, Quantity):
                 for key, child in node.items() if isinstance(node, dict) else node:
                     yield from walk(f"{prefix}.{key}" if prefix else key, child)
+            elif node is not None:
+                yield prefix, node
 
         return walk("", self)
 
@@ -626,7 +636,8 @@ class FabricSpec(Table):
             raise ConfigError(f"{self.name}: {unknown('endpoint', endpoint, ENDPOINTS)}")
         if routing is not None and self.defaults.routing is None:
             raise ConfigError(
-                f"{self.name}: the routing {routing!r} has no effect, each pair has one path per plane; leave it out"
+                f"routing {routing} has no effect on {self.name}: each pair of terminals has one path per plane; "
+                "leave it out"
             )
         planes = self.topology.planes.exact if isinstance(self.topology, ClosTable) else 1
         return self._build(packet, self._routing if routing is None else routing, endpoint, num_planes=planes)

@@ -370,6 +370,30 @@ def carried_destinations(network: Network, offered: Bool, source: Int64, target:
     return carried
 
 
+def spray_starts(network: Network, switches: Int64 | None = None) -> Int32:
+    """First values of the spray counters (docs/physics.md, section 6); shape (channels,).
+
+    Of the inputs of the given switches (numbered from 0) anew, of all others those that the network has; without
+    *switches* of all inputs.
+    """
+    channels = network.channels
+    at_switch = channels.target_node >= network.num_terminals
+    if switches is not None:
+        at_switch &= np.isin(channels.target_node, network.num_terminals + switches)
+    inputs = np.flatnonzero(at_switch)
+    carried = carried_destinations(network, offered_destinations(network), *np.nonzero(network.bundle_index >= 0))
+    switch = channels.target_node[inputs] - network.num_terminals
+    choices = np.where(carried[inputs], network.route_count[switch], 0).max(axis=1, initial=0)
+    start = network.spray_start.copy()
+    start[inputs] = 0
+    inputs, switch, choices = (column[choices > 1] for column in (inputs, switch, choices))
+    order = np.argsort(switch, kind="stable")
+    num_inputs = np.bincount(switch, minlength=network.num_switches)
+    port = np.arange(len(order)) - (np.cumsum(num_inputs) - num_inputs)[switch[order]]
+    start[inputs[order]] = port * choices[order] // num_inputs[switch[order]]
+    return start
+
+
 def _dependencies(network: Network) -> tuple[Int64, Int64]:
     """Edges (before, after) of the channel-dependency graph, over the packets that the routes really carry."""
     channels = network.channels

@@ -209,10 +209,15 @@ def fabrics_answer(document: Mapping[str, Any]) -> RenderableType:
 
 
 def fabric_answer(document: Mapping[str, Any]) -> RenderableType:
-    """Lay out one fabric with the provenance of every number."""
+    """Lay out one fabric: its settings, then every number with its provenance."""
     paragraphs = document["description"].strip().split("\n\n")
     parts: list[RenderableType] = [Text(f"{document['name']}: {document['title']}", "bold")]
     parts += [Text(" ".join(paragraph.split())) for paragraph in paragraphs]
+    texts = (
+        f"{key} = {value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in document["settings"].items()
+    )
+    parts.append(Text("\n".join(texts), "bold"))
     for row in document["quantities"]:
         bare = row["unit"] == "count" or row["value"] == UNLIMITED
         value = row["value"] if bare else f"{row['value']} {row['unit']}"

@@ -54,7 +54,7 @@ def fabrics_document() -> dict[str, Any]:
 
 
 def fabric_document(spec: FabricSpec) -> dict[str, Any]:
-    """List every number of a fabric with its value, unit, evidence class and source."""
+    """List a fabric's settings, and every number with its value, unit, evidence class and source."""
     return {
         "schema": FABRIC_SCHEMA,
         "name": spec.name,
@@ -62,5 +62,6 @@ def fabric_document(spec: FabricSpec) -> dict[str, Any]:
         "terminals": spec.num_terminals,
         "description": spec.description,
         "spec_sha256": spec.spec_sha256,
+        "settings": spec.settings(),
         "quantities": [dataclasses.asdict(row) for row in spec.quantities()],
     }

@@ -169,8 +169,9 @@ class Result:
     def channels(self) -> pa.Table:
         """One row per channel, as an Arrow table: where it runs and what it carried.
 
-        ``utilization`` is its busy fraction of the simulated time, null where it is dead; ``peak_occupancy_bytes`` and
-        ``buffer_bytes`` are of the buffer at its downstream end.
+        ``dead`` tells whether a fault keeps it from carrying anything. ``utilization`` is its busy fraction of the
+        simulated time, null where it is dead. ``buffer_bytes`` and ``peak_occupancy_bytes`` are of the buffer at its
+        downstream end, of which each virtual channel has one: the size of one, and the largest occupancy of one.
         """
         import pyarrow as pa
 

@@ -25,7 +25,9 @@ def delayed(blocks: ScheduleBlocks, gap_factor: Mapping[int, Fraction], skew_ps:
     gap_factor
         By rank: how many times as long its gaps are, rounded up to whole picoseconds.
     skew_ps
-        By rank: how much later its first tasks, those that wait for no other, may begin.
+        By rank: how many picoseconds later its first tasks, those that wait for no other, may begin.
+
+    A gap that becomes too long raises ``ConfigError``, not here but when its block is read.
     """
     if not gap_factor and not skew_ps:
         return blocks

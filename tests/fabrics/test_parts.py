@@ -56,9 +56,21 @@ def test_names_of_racks() -> None:
     assert {"gpu23", "rack0.nvswitch.0.0", "rack2.nvswitch.0.17", "rail.3.0", "spine.53.0"} <= set(names)
 
 
+def test_the_names_of_switches_say_their_plane() -> None:
+    """The planes of the topology come first, as its switches count them; then the rails, then the packages."""
+    for network, last in ((RACKS.network(), "rail"), (DIES.network(), "die")):
+        names = network.node_names[network.num_terminals :]
+        planes = dict(zip(names, network.switch_plane.tolist(), strict=True))
+        of_topology = {name: plane for name, plane in planes.items() if not name.startswith(("rail.", "spine."))}
+        assert {name: int(name.rpartition(".")[2]) for name in of_topology} == of_topology
+        assert set(of_topology.values()) == set(range(network.num_planes - 1))
+        kinds = network.channels.channel_class[network.channels.plane == network.num_planes - 1]
+        assert all(last in network.channel_class_names[kind] for kind in set(kinds.tolist()))
+
+
 def test_the_tables_of_parts_are_in_order() -> None:
     """Channels by plane, source and the order of their part; planes of a part that are alike are found to be so."""
-    for network, classes in ((RACKS.network(), [0] * 18 + [1]), (DIES.network(), [0] + [1] * 7)):
+    for network, classes in ((RACKS.network(), [0] * 18 + [1]), (DIES.network(), [0] * 7 + [1])):
         channels = network.channels
         key = channels.plane.astype(np.int64) * network.num_nodes + channels.source_node
         assert (np.diff(key) >= 0).all()

@@ -281,8 +281,12 @@ def test_packet_and_routing_can_be_chosen() -> None:
             {"endpoint": "idle"},
             "unknown endpoint 'idle' (did you mean 'ideal'?); known: fitted, ideal",
         ),
-        ("hgx-h100", {"routing": "spray"}, "the routing 'spray' has no effect, each pair has one path per plane"),
-        ("cloudmatrix384-mesh", {"routing": "spray"}, "the routing 'spray' has no effect"),
+        (
+            "hgx-h100",
+            {"routing": "spray"},
+            "routing spray has no effect on hgx-h100: each pair of terminals has one path per plane; leave it out",
+        ),
+        ("cloudmatrix384-mesh", {"routing": "spray"}, "routing spray has no effect"),
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused(fabric: str, choice: dict[str, str], message: str) -> None:

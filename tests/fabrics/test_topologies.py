@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import load_fabric
 from fabricsim.fabrics.network import Channels, Endpoint, Int64, Network, PacketFormat
-from fabricsim.fabrics.topologies import Link, Tier, check_acyclic, clos, full_mesh
+from fabricsim.fabrics.topologies import Link, Tier, check_acyclic, clos, full_mesh, spray_starts
 
 PACKET = PacketFormat("bulk", max_payload_bytes=4096, overhead_bytes=52, flit_bytes=20, stripe_min_bytes=512)
 ENDPOINT = Endpoint(launch_latency_ps=0, message_overhead_ps=1_000, slots=4)
@@ -193,6 +193,12 @@ def test_spray_counters_start_apart() -> None:
     assert (network.spray_start[into_l1] == channels.source_node[into_l1] % 8 * 16 // 8).all()
     assert not network.spray_start[~into_l1].any()
     assert not load_fabric("nvl72").network().spray_start.any()
+    # What a Clos knows beforehand is what the routes say, of all switches or of some.
+    blank = replace(network, spray_start=np.full(len(channels), -1, np.int32))
+    of_first = channels.target_node == network.num_terminals
+    assert np.array_equal(spray_starts(blank)[into_l1], network.spray_start[into_l1])
+    assert not spray_starts(network)[~into_l1].any()
+    assert np.array_equal(spray_starts(blank, np.array([0])), np.where(of_first, network.spray_start, -1))
 
 
 def test_no_spray_counter_below_a_lone_subtree() -> None:

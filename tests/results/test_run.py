@@ -90,7 +90,7 @@ def test_a_schedule_that_cannot_run_is_refused(tiny: fs.FabricSpec) -> None:
     [
         ({"kernel": "fortran"}, "unknown kernel 'fortran'"),
         ({"threads": 0}, "give 1 or more"),
-        ({"routing": "spray"}, "'spray' has no effect"),
+        ({"routing": "spray"}, "routing spray has no effect on tiny"),
         ({"packet": "bulky"}, "unknown packet format 'bulky'"),
         ({"endpoint": "perfect"}, "unknown endpoint 'perfect'"),
         ({"placement": "scatter"}, "scatter has no effect"),
