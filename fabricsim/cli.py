@@ -177,12 +177,6 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--min-size", metavar="A", help="smallest size of a sweep")
     run.add_argument("--max-size", metavar="B", help="largest size of a sweep")
     run.add_argument("--factor", type=int, metavar="N", help="step of a sweep (default: 2)")
-    run.add_argument("--ranks", type=int, metavar="N", help="number of ranks (default: one per terminal)")
-    run.add_argument(
-        "--tokens", metavar="A[,B...]", help="of moe_dispatch and moe_combine: tokens per rank, not a size"
-    )
-    run.add_argument("--skew", type=float, metavar="X", help="of these: spread of the experts' popularities")
-    run.add_argument("--algorithm", metavar="NAME", help="algorithm of the collective (default: its first)")
 
     replay = command(commands, "replay", _replay, "replay a recorded trace on one or more fabrics", running)
     replay.add_argument("trace", metavar="TRACE", help="an Arrow trace (docs/trace-format.md)")
@@ -200,9 +194,16 @@ def build_parser() -> argparse.ArgumentParser:
     faults.add_argument("fabric", metavar="FABRIC", help="a name, or the path of a TOML file")
     faults.add_argument("collective", metavar="COLLECTIVE", help="as for run")
     faults.add_argument("--each", required=True, metavar="WHAT", help="what dies, one at a time: switch, link or plane")
-    faults.add_argument("--size", required=True, metavar="A", help="size as nccl-tests defines it, for instance 16MiB")
-    faults.add_argument("--ranks", type=int, metavar="N", help="number of ranks (default: one per terminal)")
-    faults.add_argument("--algorithm", metavar="NAME", help="algorithm of the collective (default: its first)")
+    faults.add_argument("--size", metavar="A", help="size as nccl-tests defines it, for instance 16MiB")
+    for running_one, tokens in ((run, "A[,B...]"), (faults, "A")):
+        running_one.add_argument("--ranks", type=int, metavar="N", help="number of ranks (default: one per terminal)")
+        running_one.add_argument(
+            "--tokens", metavar=tokens, help="of moe_dispatch and moe_combine: tokens per rank, not a size"
+        )
+        running_one.add_argument(
+            "--skew", type=float, metavar="X", help="of these: spread of the experts' popularities"
+        )
+        running_one.add_argument("--algorithm", metavar="NAME", help="algorithm of the collective (default: its first)")
 
     trace = commands.add_parser("trace", help="look into, check and make traces", allow_abbrev=False)
     traces = trace.add_subparsers(metavar="COMMAND", required=True)
@@ -406,18 +407,25 @@ def _validate(args: argparse.Namespace) -> None:
 
 
 def _faults(args: argparse.Namespace) -> None:
-    from fabricsim.fabrics import load_fabric
+    from fabricsim.fabrics import load_fabric, parse_overrides
     from fabricsim.results import console
     from fabricsim.results.fault_sweep import sweep_faults
     from fabricsim.results.progress import CountReporter
-    from fabricsim.results.run import collective_workload
+    from fabricsim.results.run import one_collective
 
     console.check_json_target(args.json)
-    fabric = load_fabric(args.fabric)
-    ranks = fabric.num_terminals if args.ranks is None else args.ranks
+    fabric = load_fabric(args.fabric).with_overrides(parse_overrides(args.set, racks=args.racks))
+    workload = one_collective(
+        args.collective,
+        size=args.size,
+        ranks=fabric.num_terminals if args.ranks is None else args.ranks,
+        algorithm=args.algorithm,
+        tokens=args.tokens,
+        skew=args.skew,
+    )
     sweep = sweep_faults(
         fabric,
-        collective_workload(args.collective, size=args.size, ranks=ranks, algorithm=args.algorithm),
+        workload,
         each=args.each,
         seed=args.seed,
         kernel=args.kernel,

@@ -913,8 +913,9 @@ def test_faults_are_run_and_shown(capsys: pytest.CaptureFixture[str], fabric: st
     assert code == 0
     assert "fault plane:1\nfault arrival_skew:2=1us\n" in out
     assert "no way from gpu0 to gpu1" in refused(capsys, 2, *sizes, "--fault", "plane:0", "--fault", "plane:1")
-    code, out, _ = run_cli(capsys, *sizes, "--fault", "plane:1", "--estimate")
+    code, out, _ = run_cli(capsys, *sizes, "--fault", "plane:1", "--set", "terminal.slots=2", "--estimate")
     assert code == 0
+    assert "set by the user: terminal.slots = 2\nfault plane:1\n" in out
 
 
 def test_one_fault_after_another(capsys: pytest.CaptureFixture[str], fabric: str, tmp_path: Path) -> None:
@@ -929,3 +930,40 @@ def test_one_fault_after_another(capsys: pytest.CaptureFixture[str], fabric: str
     assert [row["fault"] for row in document["faults"]] == ["switch:nvswitch.0.0", "switch:nvswitch.0.1"]
     assert document["faults"][0]["slowdown"] > 1
     assert "known: switch, link, plane" in refused(capsys, 2, *argv[:4], "gpu", *argv[5:])
+
+
+def test_a_fault_sweep_takes_numbers_and_racks(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
+    """They are set as for ``run``, stand in the document, and unknown ones are refused."""
+    sweep = ("faults", fabric, "all_to_all", "--each", "plane", "--size", "64KiB", *PYTHON_KERNEL)
+    code, out, _ = run_cli(capsys, *sweep, "--set", "link.gpu-nvswitch.latency=1 us", "--json", "-")
+    assert code == 0
+    assert json.loads(out)["fabric"]["overrides"] == {"link.gpu-nvswitch.latency": "1 us"}
+    assert "no quantity 'terminal.slot'" in refused(capsys, 2, *sweep, "--set", "terminal.slot=3")
+    assert "no quantity 'scale_out.racks'" in refused(capsys, 2, *sweep, "--racks", "2")
+    argv = ("--each", "plane", "--size", "1KiB", "--ranks", "4", "--racks", "2", *PYTHON_KERNEL)
+    code, out, _ = run_cli(capsys, "faults", "nvl72", "all_to_all", *argv, "--json", "-")
+    assert code == 0
+    assert json.loads(out)["fabric"]["overrides"] == {"scale_out.racks": "2"}
+
+
+def test_a_fault_sweep_is_of_one_collective(capsys: pytest.CaptureFixture[str], fabric: str) -> None:
+    """Those of experts go by tokens; several sizes and none are refused."""
+    each = ("--each", "plane", *PYTHON_KERNEL)
+    code, out, _ = run_cli(capsys, "faults", fabric, "moe_dispatch", "--tokens", "8", "--skew", "0.5", *each)
+    assert code == 0
+    assert "moe_dispatch" in out
+    several = refused(capsys, 2, "faults", fabric, "all_to_all", "--size", "1MiB,2MiB", *each)
+    assert "--size 1MiB,2MiB names 2 workloads, and faults are compared on one; give one" in several
+    assert "--tokens 8,9 names 2 workloads" in refused(
+        capsys, 2, "faults", fabric, "moe_combine", "--tokens", "8,9", *each
+    )
+    assert "all_to_all needs a size" in refused(capsys, 2, "faults", fabric, "all_to_all", *each)
+    assert "give --tokens" in refused(capsys, 2, "faults", fabric, "moe_combine", "--size", "1KiB", *each)
+
+
+def test_two_racks_take_faults(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without ``--racks`` there are fewer terminals than ranks, so it counts, whatever is broken."""
+    argv = ("run", "nvl72", "all_to_all", "--size", "16KiB", "--ranks", "73", "--racks", "2", *PYTHON_KERNEL)
+    code, out, _ = run_cli(capsys, *argv, "--fault", "arrival_skew:72=1us")
+    assert code == 0
+    assert "set by the user: scale_out.racks = 2\nfault arrival_skew:72=1us\n" in out

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fabricsim.engine.layout import BANK_SHIFT, LATENCY_ROWS, NONE, NOT_YET, Routing, Rows, State, TimerKind
 from fabricsim.errors import SelfCheckError
-from fabricsim.fabrics.network import Network
+from fabricsim.fabrics.network import Network, table_rows
 
 Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
@@ -206,9 +206,7 @@ def check_ready_lists(state: State) -> None:
 def followers(follower: npt.NDArray[np.int32], rows: Rows, first: str, count: str, which: Bool, length: int) -> Int64:
     """Count, for each of *length* things, how many of the *which* rows it follows."""
     chosen = rows[which]
-    size = chosen[count].astype(np.int64)
-    place = np.arange(size.sum()) + np.repeat(chosen[first] - (np.cumsum(size) - size), size)
-    return np.bincount(follower[place], minlength=length)
+    return np.bincount(follower[table_rows(chosen[first], chosen[count])], minlength=length)
 
 
 def check_slots(state: State) -> None:

@@ -16,11 +16,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from fabricsim.errors import ConfigError, nearest, unknown
 from fabricsim.fabrics.network import Bool, Channels, Int32, Int64, Network, table_rows
-from fabricsim.fabrics.topologies import carried_destinations, check_rate, offered_destinations, spray_starts
+from fabricsim.fabrics.topologies import check_rate, spray_starts
 from fabricsim.units import parse_time_ps
 
 FILE_FORMAT = "fabricsim.fault_list/1"
@@ -57,6 +56,11 @@ class Fault:
             return f"{self.kind}:{self.where}={self.amount // scale}{unit}"
         decimal = repr(float(self.amount))
         return f"{self.kind}:{self.where}={decimal if Fraction(decimal) == self.amount else self.amount}"
+
+    @property
+    def subject(self) -> tuple[str, tuple[str, ...]]:
+        """The kind and the place, the two ends of a link in one order whichever was written first."""
+        return self.kind, tuple(sorted(name.strip() for name in self.where.split("-")))
 
     @property
     def is_dead(self) -> bool:
@@ -118,7 +122,7 @@ RANK_KINDS = ("slow_rank", "arrival_skew")
 def read_faults(given: Iterable[Fault | str | os.PathLike[str]]) -> tuple[Fault, ...]:
     """Read faults in the words of ``--fault``, and files of them (names that end in ``.toml``).
 
-    Raises ``ConfigError`` for what is no fault, and for one that is given twice.
+    Raises ``ConfigError`` for what is no fault, and for two of one kind at one place.
     """
     faults: list[Fault] = []
     for entry in given:
@@ -128,9 +132,16 @@ def read_faults(given: Iterable[Fault | str | os.PathLike[str]]) -> tuple[Fault,
             faults += _read_file(Path(entry))
         else:
             faults.append(parse_fault(os.fspath(entry)))
-    for number, fault in enumerate(faults):
-        if fault in faults[:number]:
+    first: dict[tuple[str, tuple[str, ...]], Fault] = {}
+    for fault in faults:
+        before = first.setdefault(fault.subject, fault)
+        if before is fault:
+            continue
+        if before.amount == fault.amount:
             raise ConfigError(f"fault {fault.text} is given twice; give it once")
+        one, other = (given.text.partition("=")[2] for given in (before, fault))
+        thing = "rank" if fault.kind in RANK_KINDS else "link"
+        raise ConfigError(f"{thing} {fault.where} is given {fault.kind} twice, ={one} and ={other}; give it once")
     return tuple(faults)
 
 
@@ -505,9 +516,3 @@ def _ring_order(network: Network, kinds: Bool, kind: Int64, source: Int64, targe
         f"{network.node_names[target[worst]]} and, in part the same, from it to others, which cannot be simulated in "
         "one run; leave a fault of the planes concerned out"
     )
-
-
-def crossed_channels(network: Network, pairs: npt.NDArray[np.bool_]) -> Bool:
-    """Tell which channels packets of the given pairs (shape (terminals, terminals)) may cross; shape (channels,)."""
-    carried = carried_destinations(network, offered_destinations(network), *np.nonzero(pairs))
-    return np.asarray(carried.any(axis=1), np.bool_)

@@ -217,3 +217,28 @@ def table_rows(first: npt.NDArray[np.integer], count: npt.NDArray[np.integer]) -
     count = count.astype(np.int64)
     begin: Int64 = first.astype(np.int64) - (np.cumsum(count) - count)
     return np.arange(count.sum()) + np.repeat(begin, count)
+
+
+def channels_between(network: Network, source: Int64, target: Int64) -> Bool:
+    """Tell of every channel whether packets of one of these pairs of terminals may cross it; shape (channels,).
+
+    Each pair needs a bundle.
+    """
+    channels, num_terminals = network.channels, network.num_terminals
+    crossed = np.zeros(len(channels), np.bool_)
+    passed = np.zeros((network.num_nodes, num_terminals), np.bool_)
+    bundle = network.bundle_index[source, target]
+    count = np.diff(network.bundle_first)[bundle]
+    channel = network.bundle_channels[table_rows(network.bundle_first[bundle], count)]
+    target = np.repeat(target, count)
+    while len(channel):
+        crossed[channel] = True
+        node = channels.target_node[channel].astype(np.int64)
+        onward = (node >= num_terminals) & ~passed[node, target]
+        node, target = np.divmod(np.unique(node[onward] * num_terminals + target[onward]), num_terminals)
+        passed[node, target] = True
+        switch = node - num_terminals
+        count = network.route_count[switch, target]
+        channel = network.candidates[table_rows(network.route_first[switch, target], count)]
+        target = np.repeat(target, count)
+    return crossed

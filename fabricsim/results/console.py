@@ -161,7 +161,7 @@ def faults_answer(sweep: FaultSweep) -> RenderableType:
             f"ranks on {_fabric(baseline)}\n{_settings(baseline)}\n"
             f"kernel {baseline.record.kernel} ({baseline.record.kernel_reason}), seed {baseline.info.seed}\n"
             f"without the fault: {_us(sweep.baseline_ps)} us; each {sweep.each} dead, one at a time: "
-            f"{len(sweep.rows):,} faults, {sweep.simulated:,} of them simulated in {sweep.wall_s:.0f} s"
+            f"{len(sweep.rows):,} faults, {sweep.simulated:,} of them simulated in {_seconds(sweep.wall_s)}"
             + (f"; {stand_in:,} have the times of the same fault in a plane that is alike" if stand_in else "")
         ),
         table,
@@ -417,7 +417,7 @@ def _estimate_header(estimate: Estimate) -> str:
     else:
         operation = next(iter(blocks)).schedule.operations[0]
         what = f"{operation.op} ({operation.algorithm}) of {operation.size_bytes:,} B over {blocks.num_ranks} ranks"
-    return f"{what} on {_fabric(estimate)}"
+    return f"{what} on {_fabric(estimate)}{_changes(estimate.overrides, [fault.text for fault in estimate.faults])}"
 
 
 def _estimate_rows(estimate: Estimate) -> list[tuple[str, str]]:
@@ -565,10 +565,14 @@ def _settings(result: Result, indent: str = "") -> str:
         routing += f", {vcs.count} virtual channels ({vcs.arbitration.replace('_', ' ')})"
     return (
         f"packets {packet.name} ({format_bytes(packet.max_payload_bytes)} + {packet.overhead_bytes}B), {routing}, "
-        f"endpoint {info.endpoint}, placement {info.placement}"
-        + "".join(f"\n{indent}set by the user: {key} = {value}" for key, value in info.overrides.items())
-        + "".join(f"\n{indent}fault {fault}" for fault in info.faults)
+        f"endpoint {info.endpoint}, placement {info.placement}" + _changes(info.overrides, info.faults, indent)
     )
+
+
+def _changes(overrides: Mapping[str, str], faults: Sequence[str], indent: str = "") -> str:
+    """Give a line for each number that was set, and for each fault."""
+    lines = [f"set by the user: {key} = {value}" for key, value in overrides.items()]
+    return "".join(f"\n{indent}{line}" for line in [*lines, *(f"fault {fault}" for fault in faults)])
 
 
 def _folding(result: Result) -> str:

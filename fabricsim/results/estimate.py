@@ -80,6 +80,7 @@ class Estimate:
     network: Network
     spec_sha256: str
     overrides: Mapping[str, str]
+    faults: tuple[Fault, ...]
     workload: Workload
     kernel: str
     kernel_reason: str
@@ -138,6 +139,8 @@ class Estimate:
                 "planes": network.num_planes,
                 "spec_sha256": self.spec_sha256,
                 "overrides": dict(self.overrides),
+                "faults": [fault.text for fault in self.faults],
+                "dead_channels": int(network.channels.dead.sum()),
             },
             "workload": {
                 **self.workload.about,
@@ -233,6 +236,7 @@ def estimate(
         network=network,
         spec_sha256=fabric.spec_sha256,
         overrides=fabric.overrides,
+        faults=run.faults,
         workload=workload,
         kernel=chosen,
         kernel_reason=reason,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from fabricsim.errors import ConfigError
-from fabricsim.fabrics.faults import RANK_KINDS, Fault, apply_faults, crossed_channels, touched_channels
-from fabricsim.fabrics.network import Bool, Network
+from fabricsim.fabrics.faults import RANK_KINDS, Fault, apply_faults, touched_channels
+from fabricsim.fabrics.network import Bool, Network, channels_between
+from fabricsim.results.reach import server_times_ps, talking_pairs
 from fabricsim.results.traffic import Int32
 from fabricsim.workloads.delays import delayed, first_tasks
 from fabricsim.workloads.schedule import ScheduleBlocks
@@ -34,19 +35,15 @@ def with_faults(
 ) -> tuple[Network, ScheduleBlocks]:
     """Break a whole network, and delay the workload, as the faults say.
 
-    Raises ``ConfigError``: ``UnreachableError`` where they cut two terminals of the run apart, ``IdleFaultError`` for a
-    fault that no packet and no task of the run meets.
+    Raises ``ConfigError`` for places that the network does not have, and ``UnreachableError`` where the faults cut two
+    terminals of the run apart.
     """
     if not faults:
         return network, blocks
-    pairs = talking_pairs(network, blocks, terminal_of_rank)
-    for number, fault in enumerate(faults):
-        if fault.kind in RANK_KINDS:
-            _refuse_idle_rank(network, blocks, fault, terminal_of_rank, pairs)
-        else:
-            refuse_idle(apply_faults(network, faults[:number], terminal_of_rank), fault, pairs)
     broken = apply_faults(network, faults, terminal_of_rank)
-    refuse_unreachable(broken, pairs)
+    pairs = talking_pairs(network, blocks, terminal_of_rank)
+    for source, target in np.argwhere(pairs & (broken.bundle_index < 0))[:1].tolist():
+        raise UnreachableError(network, source, target)
     amounts = {
         kind: {int(fault.where): fault.amount for fault in faults if fault.kind == kind and fault.amount is not None}
         for kind in RANK_KINDS
@@ -55,42 +52,39 @@ def with_faults(
     return broken, delayed(blocks, amounts["slow_rank"], skew_ps)
 
 
-def talking_pairs(network: Network, blocks: ScheduleBlocks, terminal_of_rank: Int32) -> Bool:
-    """Tell which terminal sends something to which other one in the workload: shape (terminals, terminals)."""
-    pairs = np.zeros((network.num_terminals, network.num_terminals), np.bool_)
-    for block in blocks:
-        messages = block.schedule.messages
-        terminal = terminal_of_rank[block.schedule.tasks.rank]
-        moves = messages.size_bytes > 0
-        pairs[terminal[messages.source_task[moves]], terminal[messages.target_task[moves]]] = True
-    np.fill_diagonal(pairs, False)
-    return pairs
+def refuse_idle_faults(
+    network: Network, blocks: ScheduleBlocks, faults: Sequence[Fault], terminal_of_rank: Int32
+) -> None:
+    """Raise ``ConfigError`` for a rank that the run has not, ``IdleFaultError`` for a fault that nothing in it meets.
 
-
-def refuse_unreachable(network: Network, pairs: Bool) -> None:
-    """Raise ``UnreachableError`` for the first of the pairs that has no way."""
-    for source, target in np.argwhere(pairs & (network.bundle_index < 0))[:1].tolist():
-        raise UnreachableError(network, source, target)
-
-
-def refuse_idle(network: Network, fault: Fault, pairs: Bool) -> None:
-    """Raise ``IdleFaultError`` for a fault of the fabric that no packet of the pairs would meet on this network."""
-    touched = touched_channels(network, fault)
-    if not crossed_channels(network, pairs & (network.bundle_index >= 0))[touched].any():
-        raise IdleFaultError(
-            f"fault {fault.text} has no effect on this run on {network.name}: no packet of it would come there; "
-            "leave it out"
-        )
+    *network* and *blocks* are whole; each fault is held against what all the others leave of them.
+    """
+    if not faults:
+        return
+    pairs = talking_pairs(network, blocks, terminal_of_rank)
+    for number, fault in enumerate(faults):
+        try:
+            others = apply_faults(network, [*faults[:number], *faults[number + 1 :]], terminal_of_rank)
+        except ConfigError:
+            continue  # without it the others could not be simulated, so it counts
+        crossed = channels_between(others, *np.nonzero(pairs & (others.bundle_index >= 0)))
+        if fault.kind in RANK_KINDS:
+            _refuse_idle_rank(others, blocks, fault, terminal_of_rank, crossed)
+        elif not crossed[touched_channels(network, fault)].any():
+            raise IdleFaultError(
+                f"fault {fault.text} has no effect on this run on {network.name}: no packet of it would come there; "
+                "leave it out"
+            )
 
 
 def _refuse_idle_rank(
-    network: Network, blocks: ScheduleBlocks, fault: Fault, terminal_of_rank: Int32, pairs: Bool
+    network: Network, blocks: ScheduleBlocks, fault: Fault, terminal_of_rank: Int32, crossed: Bool
 ) -> None:
-    """Refuse a fault of a rank that takes no part, or that has nothing that could be slow."""
+    """Refuse a fault of a rank that takes no part, or that has nothing that would be slower on the channels crossed."""
     rank = int(fault.where)
     if rank >= blocks.num_ranks:
         raise ConfigError(f"fault {fault.text}: the run has no rank {rank}; its ranks are 0 to {blocks.num_ranks - 1}")
-    if fault.kind == "slow_rank" and _copies(network, int(terminal_of_rank[rank]), pairs):
+    if fault.kind == "slow_rank" and _slows_copies(network, fault, terminal_of_rank, crossed):
         return
     for block in blocks:
         tasks = block.schedule.tasks
@@ -98,15 +92,15 @@ def _refuse_idle_rank(
             return
         if fault.kind == "arrival_skew" and (tasks.rank[first_tasks(block)] == rank).any():
             return
-    what = "limited copies or compute gaps" if fault.kind == "slow_rank" else "tasks"
+    what = "copies or compute gaps that would take longer" if fault.kind == "slow_rank" else "tasks"
     raise IdleFaultError(
         f"fault {fault.text} has no effect on this run on {network.name}: the rank has no {what}; leave it out"
     )
 
 
-def _copies(network: Network, terminal: int, pairs: Bool) -> bool:
-    """Tell whether a terminal sends or receives something that its copy or ejection rate limits."""
-    channels = network.channels
-    sends = bool(pairs[terminal].any() and channels.copy_ps_per_byte_num[channels.source_node == terminal].any())
-    receives = pairs[:, terminal].any() and channels.ejection_ps_per_byte_num[channels.target_node == terminal].any()
-    return sends or bool(receives)
+def _slows_copies(network: Network, fault: Fault, terminal_of_rank: Int32, crossed: Bool) -> bool:
+    """Tell whether a packet that a slow rank sends or receives over the channels crossed may take longer."""
+    channels, terminal = network.channels, terminal_of_rank[int(fault.where)]
+    ends = crossed & (channels.source_node == terminal), crossed & (channels.target_node == terminal)
+    slowed = apply_faults(network, [fault], terminal_of_rank)
+    return server_times_ps(network, *ends) != server_times_ps(slowed, *ends)

@@ -14,9 +14,10 @@ from fabricsim.engine.placement import Placement
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import FabricSpec
 from fabricsim.fabrics.faults import Fault, each_fault, read_faults, touched_channels
-from fabricsim.fabrics.network import Network
+from fabricsim.fabrics.network import Network, channels_between
 from fabricsim.results import metrics
-from fabricsim.results.fault_effects import IdleFaultError, UnreachableError
+from fabricsim.results.fault_effects import UnreachableError
+from fabricsim.results.reach import talking_pairs
 from fabricsim.results.result import Result
 from fabricsim.results.run import Workload, execute, prepare, simulate
 from fabricsim.results.versions import package_version
@@ -129,11 +130,17 @@ def sweep_faults(
         raise ConfigError("the operation takes no time without faults, so nothing can slow it down; move some bytes")
     found: dict[tuple[Any, ...], FaultRow] = {}
     rows: list[FaultRow] = []
-    candidates = [fault for fault in each_fault(baseline.network, each) if fault not in always]
+    broken = {fault.subject for fault in always}
+    candidates = [fault for fault in each_fault(baseline.network, each) if fault.subject not in broken]
     place_of = _Places(baseline)
+    pairs = talking_pairs(baseline.network, workload.blocks, baseline.terminal_of_rank)
+    crossed = channels_between(baseline.network, *np.nonzero(pairs))
     for number, fault in enumerate(candidates):
         if progress is not None:
             progress(number, len(candidates))
+        if not crossed[touched_channels(baseline.network, fault)].any():
+            rows.append(FaultRow(fault, IDLE, baseline_ps))
+            continue
         place = place_of(fault)
         if place in found:
             first = found[place]
@@ -160,8 +167,6 @@ def _row(
         run = prepare(fabric, workload, faults=faults, **options)
     except UnreachableError as error:
         return FaultRow(fault, UNREACHABLE, None, pair=error.pair)
-    except IdleFaultError:
-        return FaultRow(fault, IDLE, baseline_ps)
     result = execute(run, progress=None, started_s=time.perf_counter(), **engine)
     return FaultRow(fault, RAN, _time_ps(result))
 

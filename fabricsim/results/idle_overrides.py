@@ -6,18 +6,14 @@ from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
-import numpy.typing as npt
 
 from fabricsim.engine.launch import launch_latencies_ps
-from fabricsim.engine.state import Durations
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import FabricSpec
-from fabricsim.fabrics.network import Channels, Network
-from fabricsim.results.routes import channels_between
+from fabricsim.fabrics.network import Channels, Network, channels_between
+from fabricsim.results.reach import server_times_ps, talking_pairs
 from fabricsim.results.traffic import Int32, message_traffic
 from fabricsim.workloads.schedule import ScheduleBlocks
-
-Bool = npt.NDArray[np.bool_]
 
 #: What tells how the nodes are joined and how packets find their ways.
 _SHAPE = ("route_first", "route_count", "candidates", "spray_start", "bundle_index", "bundle_first", "bundle_channels")
@@ -58,11 +54,10 @@ class _Reach:
     def __init__(self, network: Network, blocks: ScheduleBlocks, terminal_of_rank: Int32) -> None:
         self.network = network
         self._blocks = blocks
-        pairs = np.zeros((network.num_terminals, network.num_terminals), np.bool_)
+        pairs = talking_pairs(network, blocks, terminal_of_rank)
         per_bundle = np.zeros(len(network.bundle_first) - 1, np.int64)
         for block in blocks:
             traffic = message_traffic(network, block.schedule, terminal_of_rank)
-            pairs[traffic.source_terminal, traffic.target_terminal] = True
             per_bundle += np.bincount(traffic.bundle, minlength=len(per_bundle))
         self.moves = bool(pairs.any())
         #: No injection channel has more messages than this.
@@ -94,16 +89,7 @@ class _Reach:
         channels, num_terminals = self.network.channels, self.network.num_terminals
         first = self.channels & (channels.source_node < num_terminals)
         last = self.channels & (channels.target_node < num_terminals)
-        return _server_times_ps(self.network, first, last) != _server_times_ps(other, first, last)
-
-
-def _server_times_ps(network: Network, first: Bool, last: Bool) -> list[bytes]:
-    """Injection times on the channels *first* and ejection times on *last*, of every payload that a packet may have."""
-    durations = Durations(network)
-    rows = durations.table()["value"].reshape(-1, durations.length)[:, 1:]
-    times = [row.tobytes() for row in rows]
-    of_channels = np.concatenate([durations.injection_row[first], durations.ejection_row[last]]) // durations.length
-    return [times[row] for row in of_channels.tolist()]
+        return server_times_ps(self.network, first, last) != server_times_ps(other, first, last)
 
 
 def _same_shape(one: Network, other: Network) -> bool:

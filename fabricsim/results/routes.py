@@ -102,34 +102,6 @@ def find_routes(network: Network) -> Routes:
     return Routes(kind, names.all())
 
 
-def channels_between(network: Network, source: Int64, target: Int64) -> npt.NDArray[np.bool_]:
-    """Tell of every channel whether packets of one of these pairs of terminals may cross it; shape (channels,)."""
-    channels, num_terminals = network.channels, network.num_terminals
-    crossed = np.zeros(len(channels), np.bool_)
-    passed = np.zeros((network.num_nodes, num_terminals), np.bool_)
-    bundle = network.bundle_index[source, target]
-    first, count = network.bundle_first[bundle], np.diff(network.bundle_first)[bundle]
-    row, target = _each(first, count, target)
-    channel = network.bundle_channels[row]
-    while len(channel):
-        crossed[channel] = True
-        node = channels.target_node[channel].astype(np.int64)
-        onward = (node >= num_terminals) & ~passed[node, target]
-        node, target = np.divmod(np.unique(node[onward] * num_terminals + target[onward]), num_terminals)
-        passed[node, target] = True
-        switch = node - num_terminals
-        row, target = _each(network.route_first[switch, target], network.route_count[switch, target], target)
-        channel = network.candidates[row]
-    return crossed
-
-
-def _each(first: Int32, count: Int32, target: Int64) -> tuple[Int64, Int64]:
-    """Give the rows ``first .. first + count - 1`` of each entry, and its target beside each of them."""
-    size = count.astype(np.int64)
-    position = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
-    return np.repeat(first, size) + position, np.repeat(target, size)
-
-
 class _Kinds:
     """Numbers of the kinds met so far."""
 

@@ -18,7 +18,7 @@ from fabricsim.fabrics import FabricSpec, load_fabric
 from fabricsim.fabrics.faults import Fault, read_faults
 from fabricsim.fabrics.network import Network
 from fabricsim.results.collected import Collected
-from fabricsim.results.fault_effects import with_faults
+from fabricsim.results.fault_effects import refuse_idle_faults, with_faults
 from fabricsim.results.idle_overrides import refuse_idle_overrides
 from fabricsim.results.result import Result, RunInfo
 from fabricsim.results.routes import find_routes
@@ -154,6 +154,7 @@ def simulate(
         placement=placement,
         faults=read_faults(faults),
     )
+    refuse_idle_faults(run.whole, run.workload.blocks, run.faults, run.terminals)
     if endpoint == "ideal":
         _refuse_idle_endpoint(run.spec, run.blocks, run.terminals)
     options = {"routing": routing, "packet": packet, "placement": placement}
@@ -162,6 +163,12 @@ def simulate(
 
     def build(spec: FabricSpec) -> Network:
         network = spec.network(packet=packet, routing=routing, endpoint=endpoint)
+        if run.terminals.max() >= network.num_terminals:
+            raise ConfigError(
+                f"the run uses terminal {run.terminals.max()}, and {network.name} has only {network.num_terminals}; "
+                "use fewer ranks"
+            )
+        refuse_idle_faults(network, run.workload.blocks, run.faults, run.terminals)
         return with_faults(network, run.workload.blocks, run.faults, run.terminals)[0]
 
     refuse_idle_overrides(run.spec, run.network, build, run.blocks, run.terminals)
@@ -170,10 +177,14 @@ def simulate(
 
 @dataclass(frozen=True)
 class Run:
-    """What is to be simulated: a network and blocks of a workload, both with their faults, and how they came about."""
+    """What is to be simulated: a network and blocks of a workload, both with their faults, and how they came about.
+
+    ``whole`` is the network without its faults, ``workload`` has none either.
+    """
 
     spec: FabricSpec
     workload: Workload
+    whole: Network
     network: Network
     blocks: ScheduleBlocks
     terminals: Int32
@@ -194,7 +205,7 @@ def prepare(
     placement: Placement | None,
     faults: Sequence[Fault],
 ) -> Run:
-    """Build and check what ``simulate`` takes; options that make no difference are not refused yet."""
+    """Build and check what ``simulate`` takes; faults and options that make no difference are not refused yet."""
     spec = _spec_of(fabric)
     if isinstance(workload, Schedule):
         check_schedule(workload)  # it may be hand-made, and kernels validate nothing
@@ -208,17 +219,17 @@ def prepare(
     seed = whole_number("seed", seed)
     if not -(2**63) <= seed < 2**63:
         raise ConfigError(f"seed {seed} does not fit 64 bits; use a smaller number")
-    network = spec.network(packet=packet, routing=routing, endpoint=endpoint)
+    whole = spec.network(packet=packet, routing=routing, endpoint=endpoint)
     terminals = terminal_of_rank(
         placement,
         num_ranks=blocks.num_ranks,
-        num_terminals=network.num_terminals,
-        fabric=network.name,
+        num_terminals=whole.num_terminals,
+        fabric=whole.name,
         recorded=workload.placement,
     )
-    network, blocks = with_faults(network, blocks, faults, terminals)
+    network, blocks = with_faults(whole, blocks, faults, terminals)
     named = placement_name(placement, workload.placement)
-    return Run(spec, workload, network, blocks, terminals, endpoint, named, tuple(faults), seed)
+    return Run(spec, workload, whole, network, blocks, terminals, endpoint, named, tuple(faults), seed)
 
 
 def execute(
@@ -337,9 +348,36 @@ def replay(
     )
 
 
-def collective_workload(op: str, *, size: str | int, ranks: int, algorithm: str | None) -> Workload:
-    """Make the workload of one collective; raises what ``fabricsim.collective`` raises."""
-    return _workload_of(collective(op, size=size, ranks=ranks, algorithm=algorithm))
+def one_collective(
+    op: str,
+    *,
+    size: str | None,
+    ranks: int,
+    algorithm: str | None = None,
+    tokens: str | None = None,
+    skew: float | None = None,
+) -> Workload:
+    """Make the workload of ``fabricsim faults``: one collective at one size, or with one number of tokens.
+
+    Raises ``ConfigError`` where the options name none, or several.
+    """
+    if size is None and op not in MOE_COLLECTIVES:
+        raise ConfigError(f"{op} needs a size: give one, as --size 16MiB")
+    workloads = collective_sweep(
+        op,
+        sizes=size,
+        min_size=None,
+        max_size=None,
+        factor=None,
+        ranks=ranks,
+        algorithm=algorithm,
+        tokens=tokens,
+        skew=skew,
+    )
+    if len(workloads) > 1:
+        given = f"--size {size}" if tokens is None else f"--tokens {tokens}"
+        raise ConfigError(f"{given} names {len(workloads)} workloads, and faults are compared on one; give one")
+    return workloads[0]
 
 
 def collective_sweep(
@@ -383,7 +421,7 @@ def collective_sweep(
         raise ConfigError(
             "give the sizes either as --size 64MiB[,...] or as --min-size and --max-size (and --factor) of a sweep"
         )
-    return [collective_workload(op, size=size, ranks=ranks, algorithm=algorithm) for size in chosen]
+    return [_workload_of(collective(op, size=size, ranks=ranks, algorithm=algorithm)) for size in chosen]
 
 
 def sweep_sizes(smallest_bytes: int, largest_bytes: int, factor: int) -> list[int]:

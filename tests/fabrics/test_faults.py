@@ -16,13 +16,12 @@ from fabricsim.fabrics.faults import (
     KINDS,
     Fault,
     apply_faults,
-    crossed_channels,
     each_fault,
     parse_fault,
     read_faults,
     touched_channels,
 )
-from fabricsim.fabrics.network import Network
+from fabricsim.fabrics.network import Network, channels_between
 from fabricsim.fabrics.topologies import Tier, check_acyclic
 from tests.fabrics.test_topologies import LINK, build_clos, build_mesh, walk
 from tests.oracle.cases import faulty, networks
@@ -123,6 +122,23 @@ def test_a_file_of_faults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("texts", "complaint"),
+    [
+        (["slow_rank:3=2", "slow_rank:3=3"], "rank 3 is given slow_rank twice, =2.0 and =3.0; give it once"),
+        (["arrival_skew:3=2us", "arrival_skew:03=3us"], "rank 3 is given arrival_skew twice, =2us and =3us"),
+        (["lanes:a-b=0.5", "lanes:b - a=0.25"], "link b - a is given lanes twice, =0.5 and =0.25; give it once"),
+        (["lanes:a-b=0.5", "lanes:b-a=0.5"], "fault lanes:b-a=0.5 is given twice; give it once"),
+        (["link:a-b", "link:b-a"], "fault link:b-a is given twice; give it once"),
+    ],
+)
+def test_a_place_has_one_fault_of_a_kind(texts: list[str], complaint: str) -> None:
+    """A link is the same whichever of its ends is written first."""
+    with pytest.raises(ConfigError) as caught:
+        read_faults(texts)
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("switch:spine.0.7", "no node 'spine.0.7' (did you mean 'spine.0.1'?)"),
@@ -218,7 +234,7 @@ def test_routes_of_what_is_left_are_whole(data: st.DataObject, network: Network)
     after = data.draw(faulty(network, tuple(range(network.num_terminals))))
     check_acyclic(after)
     assert not after.channels.dead[after.bundle_channels].any()
-    assert not crossed_channels(after, after.bundle_index >= 0)[after.channels.dead].any()
+    assert not channels_between(after, *np.nonzero(after.bundle_index >= 0))[after.channels.dead].any()
     for _plane, hops in walk(after):
         assert not after.channels.dead[hops[hops >= 0]].any()
 

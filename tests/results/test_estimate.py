@@ -48,6 +48,7 @@ CASES: dict[str, tuple[str, Workload, dict[str, Any]]] = {
     "two tiers, near and far": ("cloudmatrix384", workload("all_to_all", "9KiB", 9), {}),
     "two tiers, all far": ("cloudmatrix384", workload("send_recv", "64KiB", 3), {"placement": "scatter"}),
     "a mesh": ("cloudmatrix384-mesh", workload("all_to_all", "10000B", 5), {}),
+    "faults": ("tiny", workload("all_to_all", "64KiB", 4), {"faults": ["plane:1", "arrival_skew:1=1us"]}),
     "nothing between terminals": ("nvl72", workload("all_to_all", "1KiB", 1), {}),
 }
 
@@ -218,10 +219,10 @@ def test_memory_without_proc_is_that_of_the_tables(tiny: fs.FabricSpec, monkeypa
 
 @pytest.fixture(scope="module")
 def estimates(tiny: fs.FabricSpec, tmp_path_factory: pytest.TempPathFactory) -> list[Estimate]:
-    """Of a collective, of a trace in a file, and one in which nothing is known that may be unknown."""
+    """Of a collective with a fault, of a trace in a file, and one in which nothing is known that may be unknown."""
     path = tmp_path_factory.mktemp("traces") / "small.arrow"
     small.small_trace().write(path)
-    first = estimate(tiny, workload("all_to_all", "4KiB", 4), kernel="python")
+    first = estimate(tiny, workload("all_to_all", "4KiB", 4), kernel="python", faults=["plane:1"])
     return [
         first,
         estimate(tiny, load_trace(path), kernel="python"),

@@ -73,6 +73,28 @@ def test_faults_that_nothing_meets_are_refused(fabric: str, faults: list[str]) -
         run(fabric, *faults, **options)
 
 
+@pytest.mark.parametrize(
+    ("faults", "idle"),
+    [
+        (["lanes:gpu0-nvswitch.0.1=0.5", "link:gpu0-nvswitch.0.1"], "lanes:gpu0-nvswitch.0.1=0.5"),
+        (["link:gpu0-nvswitch.0.1", "lanes:gpu0-nvswitch.0.1=0.5"], "lanes:gpu0-nvswitch.0.1=0.5"),
+        (["link:gpu0-nvswitch.0.1", "plane:1"], "link:gpu0-nvswitch.0.1"),
+        (["plane:1", "link:gpu0-nvswitch.0.1"], "link:gpu0-nvswitch.0.1"),
+    ],
+)
+def test_faults_that_others_hide_are_refused(tiny: fs.FabricSpec, faults: list[str], idle: str) -> None:
+    """In either order: what is slow or dead where another fault leaves no packet."""
+    with pytest.raises(IdleFaultError, match=f"fault {idle} has no effect"):
+        run(tiny, *faults)
+
+
+def test_ranks_that_are_hardly_slow_are_refused() -> None:
+    """A slow rank counts from where one of its packets takes longer: rounding and faster wires hide less."""
+    with pytest.raises(IdleFaultError, match=r"slow_rank:3=1\.0000001 has no effect .* no copies or compute gaps"):
+        run("nvl72", "slow_rank:3=1.0000001")
+    assert run("nvl72", "slow_rank:3=2").digest != run("nvl72").digest
+
+
 def test_ranks_that_there_are_not_are_refused(tiny: fs.FabricSpec) -> None:
     """A fault of rank 4 of 4."""
     with pytest.raises(ConfigError, match="the run has no rank 4; its ranks are 0 to 3"):
@@ -99,7 +121,7 @@ def test_a_slow_rank_computes_slowly_in_a_replay(tiny: fs.FabricSpec, small_trac
     [
         ("fitted", "switch:nvswitch.0.1", "4 planes as 2"),
         ("fitted", "link:gpu2-nvswitch.0.3", "4 planes as 2"),
-        ("fitted", "slow_rank:2=3", "4 planes as 1"),
+        ("fitted", "slow_rank:2=9", "4 planes as 1"),
         ("ideal", "switch:nvswitch.0.1", "4 planes as 2"),
         ("ideal", "link:gpu2-nvswitch.0.3", "latencies are recorded together"),
     ],

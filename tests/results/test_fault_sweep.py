@@ -11,7 +11,7 @@ import pytest
 import fabricsim as fs
 from fabricsim.errors import ConfigError
 from fabricsim.results.fault_sweep import FaultSweep, sweep_faults
-from fabricsim.results.run import collective_workload
+from fabricsim.results.run import one_collective, prepare
 
 
 def two_tiers(planes: int = 2) -> fs.FabricSpec:
@@ -28,7 +28,7 @@ def two_tiers(planes: int = 2) -> fs.FabricSpec:
 def sweep(fabric: fs.FabricSpec, each: str, **options: Any) -> FaultSweep:
     """Sweep an all-to-all of 64 KiB over all terminals, unless told otherwise."""
     ranks = options.pop("ranks", fabric.num_terminals)
-    workload = collective_workload("all_to_all", size=options.pop("size", "64KiB"), ranks=ranks, algorithm=None)
+    workload = one_collective("all_to_all", size=options.pop("size", "64KiB"), ranks=ranks)
     return sweep_faults(fabric, workload, each=each, **options)
 
 
@@ -98,6 +98,34 @@ def test_faults_that_are_there_all_the_time() -> None:
     found = sweep(two_tiers(), "plane", faults=["lanes:npu0-l1.0.1=0.5"])
     assert found.baseline.summary()["fabric"]["faults"] == ["lanes:npu0-l1.0.1=0.5"]
     assert [row.fault.text for row in sweep(two_tiers(), "plane", faults=["plane:1"]).rows] == ["plane:0"]
+
+
+def test_faults_that_nothing_meets_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the two links of NPU 0 to its switches are built anew; of NPUs without a rank nothing is."""
+    prepared: list[str] = []
+
+    def prepare_and_count(*args: Any, **options: Any) -> Any:
+        prepared.append(options["faults"][-1].text)
+        return prepare(*args, **options)
+
+    monkeypatch.setattr("fabricsim.results.fault_sweep.prepare", prepare_and_count)
+    rows = sweep(two_tiers(), "link", ranks=2, fold=False).rows
+    assert sorted(prepared) == sorted(row.fault.text for row in rows if row.outcome == "simulated")
+    assert len(prepared) == 4
+    assert len(rows) == 16
+    assert all(row.same_as is None for row in rows)
+
+
+def test_a_fault_that_another_one_hides() -> None:
+    """A link that is slow all the time is simulated dead too, as it would be without the lost lanes."""
+    slow = {row.fault.text: row.time_ps for row in sweep(two_tiers(), "link", faults=["lanes:l1.0.1-npu0=0.5"]).rows}
+    assert (
+        slow["link:npu0-l1.0.1"]
+        == {row.fault.text: row.time_ps for row in sweep(two_tiers(), "link").rows}["link:npu0-l1.0.1"]
+    )
+    again = sweep(two_tiers(), "link", faults=["link:l1.0.1-npu0"]).rows
+    assert "link:npu0-l1.0.1" not in {row.fault.text for row in again}
+    assert len(again) == 15
 
 
 def test_a_workload_without_time_is_refused() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fabricsim as fs
-from fabricsim.results.routes import channels_between
+from fabricsim.fabrics.network import channels_between
 from fabricsim.results.run import simulate
 from fabricsim.workloads.schedule import Schedule
 from tests.oracle.cases import Case, OperationDraft, TaskDraft, build_schedule, random_cases
