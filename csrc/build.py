@@ -49,7 +49,7 @@ ffibuilder.set_source(
     "#include <stdint.h>\n"
     + "".join(f'#include "{name}"\n' for name in HEADERS)
     + f'const char fabric_sources_sha256[65] = "{sources_sha256}";\n',
-    sources=["csrc/kernel.c"],
+    sources=["csrc/kernel.c", "csrc/plain.c"],
     depends=[f"csrc/{name}" for name in HEADERS],  # setuptools packs these into an sdist and compiles again after them
     include_dirs=["csrc"],
     extra_compile_args=options,

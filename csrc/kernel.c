@@ -5,6 +5,11 @@
 #include "state.h"
 #include "kernel.h"
 
+/* Compiled twice: for any fabric, and by plain.c for fabrics with one virtual channel and no adaptive choice. */
+#ifndef PLAIN
+#define PLAIN 0
+#endif
+
 /* On the way of each packet-hop: a call passes more than such a function does. */
 #if defined(__GNUC__)
 #define INLINE static inline __attribute__((always_inline))
@@ -68,10 +73,22 @@ INLINE int64_t bank_of(fabric_state *state, int64_t domain, int64_t channel)
     return row->first_bank + ((channel - row->first_channel) >> BANK_SHIFT);
 }
 
+/* Virtual channels of a channel, less one. */
+INLINE int64_t vc_mask(fabric_state *state)
+{
+    return PLAIN ? 0 : state->clock->vc_mask;
+}
+
+/* Whether packets with a choice look at the queues of its outputs. */
+INLINE _Bool adapts(fabric_state *state)
+{
+    return !PLAIN && state->clock->routing == ROUTING_ADAPTIVE;
+}
+
 /* The first virtual channel of the channel that a channel belongs to, which is the server of all. */
 INLINE int64_t server_of(fabric_state *state, int64_t channel)
 {
-    return channel & ~state->clock->vc_mask;
+    return channel & ~vc_mask(state);
 }
 
 /* See to it that a channel of a domain is looked at at time_ps or before. */
@@ -247,7 +264,7 @@ INLINE void pass_on(fabric_state *state, int64_t domain, int64_t channel, int64_
     packet->message = message;
     packet->destination = destination;
     int64_t output = row->first_output;
-    if (state->clock->routing != ROUTING_ADAPTIVE) {
+    if (!adapts(state)) {
         output = choose_output(state, channel, message, destination);
     }
     put_in_inbox(state, domain, output, index);
@@ -460,7 +477,7 @@ INLINE void serve_queue(fabric_state *state, int64_t domain, int64_t channel, in
     row->busy_ps += busy_ps;
     row->wire_bytes += bytes;
     row->credit_stall_ps += stall_ps;
-    if (state->clock->routing == ROUTING_ADAPTIVE) {
+    if (adapts(state)) {
         state->backlogs[channel].queued_bytes -= bytes;
     }
     state->wakes[channel].wake_ps = wake_ps;
@@ -512,7 +529,7 @@ static _Bool goes_before(fabric_state *state, int64_t one, int64_t other, int64_
     }
     if (clock->arbitration == ARBITRATION_ROUND_ROBIN) {
         int64_t served = server + state->arbiters[server].served;
-        return ((one - served - 1) & clock->vc_mask) < ((other - served - 1) & clock->vc_mask);
+        return ((one - served - 1) & vc_mask(state)) < ((other - served - 1) & vc_mask(state));
     }
     packet_row *packet = &state->packets[state->channels[one].queue_first];
     packet_row *rival = &state->packets[state->channels[other].queue_first];
@@ -531,7 +548,7 @@ static _Bool goes_before(fabric_state *state, int64_t one, int64_t other, int64_
 static int64_t pick_vc(fabric_state *state, int64_t channel, int64_t until_ps)
 {
     int64_t free_ps = state->channels[channel].free_ps;
-    int64_t end = channel + state->clock->vc_mask + 1;
+    int64_t end = channel + vc_mask(state) + 1;
     int64_t pick_ps = NEVER;
     for (int64_t vc = channel; vc < end; vc++) {
         channel_row *row = &state->channels[vc];
@@ -598,7 +615,7 @@ static void serve_vcs(fabric_state *state, int64_t domain, int64_t channel, int6
         pass_on(state, domain, vc, start_ps, packet->injected_ps, packet->message, packet->destination, payload);
         return_credit(state, domain, index, start_ps + serialization_ps + came_by->latency_ps);
     }
-    if (state->clock->routing == ROUTING_ADAPTIVE) {
+    if (adapts(state)) {
         state->backlogs[channel].queued_bytes -= started_bytes;
     }
     state->wakes[channel].wake_ps = wake_ps;
@@ -608,7 +625,7 @@ static void serve_vcs(fabric_state *state, int64_t domain, int64_t channel, int6
 INLINE void serve_output(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
 {
     /* Outputs do not see each other: each does its whole window on its own, if no adaptive choice asks it before. */
-    if (state->clock->vc_mask == 0) {
+    if (PLAIN || vc_mask(state) == 0) {
         serve_queue(state, domain, channel, until_ps);
     } else {
         serve_vcs(state, domain, channel, until_ps);
@@ -1014,12 +1031,18 @@ INLINE void end_share(fabric_state *state, int64_t domain, int64_t injector, int
     }
 }
 
+/* The virtual channel, of those of a channel, that the packets of a share take. */
+INLINE int64_t vc_of_share(fabric_state *state, int64_t channel, int64_t index)
+{
+    return PLAIN ? channel : channel + state->shares[index].vc;
+}
+
 /* Let a free injection channel pick (docs/physics.md, section 8), again and again before until_ps; note when to look
    at it again. */
 static void serve_injector(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
 {
     channel_row *channels = state->channels;
-    int64_t num_vcs = state->clock->vc_mask + 1;
+    int64_t num_vcs = vc_mask(state) + 1;
     channel_row *row = &channels[channel];
     int64_t injector = row->injector;
     injector_row *server = &state->injectors[injector];
@@ -1044,7 +1067,7 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
         while (index != NONE) {
             payload = min(shares[index].bytes_left, max_payload_bytes);
             wire_bytes = durations[payload].value;
-            int64_t vc = channel + shares[index].vc;
+            int64_t vc = vc_of_share(state, channel, index);
             if (channels[vc].room_bytes >= wire_bytes) {
                 break;
             }
@@ -1053,14 +1076,14 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
             before = index;
             index = shares[index].next;
         }
-        if (index != NONE && state->clock->arbitration == ARBITRATION_PRIORITY) {
+        if (!PLAIN && index != NONE && state->clock->arbitration == ARBITRATION_PRIORITY) {
             /* Look on for one of a lower virtual channel. */
             int64_t behind = index;
             int64_t after = shares[index].next;
             while (after != NONE) {
                 share_row *share = &shares[after];
                 int64_t payload_after = min(share->bytes_left, max_payload_bytes);
-                int64_t room_bytes = channels[channel + share->vc].room_bytes;
+                int64_t room_bytes = channels[vc_of_share(state, channel, after)].room_bytes;
                 if (share->vc < shares[index].vc && room_bytes >= durations[payload_after].value) {
                     before = behind;
                     index = after;
@@ -1089,7 +1112,7 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
         }
         share_row *share = &shares[index];
         int64_t message = share->message;
-        int64_t vc = channel + share->vc;
+        int64_t vc = vc_of_share(state, channel, index);
         channel_row *buffer = &channels[vc];
         buffer->room_bytes -= wire_bytes;
         buffer->least_room_bytes = min(buffer->least_room_bytes, buffer->room_bytes);
@@ -1277,7 +1300,7 @@ static _Bool serve_bank(fabric_state *state, int64_t domain, int64_t bank, int64
     int64_t end = min(first + (1 << BANK_SHIFT), row->first_channel + row->num_channels);
     state->banks[bank].wake_ps = NEVER;
     int64_t wake_ps = NEVER;
-    int64_t num_vcs = clock->vc_mask + 1;
+    int64_t num_vcs = vc_mask(state) + 1;
     for (int64_t channel = first; channel < end; channel += num_vcs) {
         int64_t inbox_index = slot * clock->num_channels + channel;
         _Bool arrives = 0;
@@ -1297,7 +1320,7 @@ static _Bool serve_bank(fabric_state *state, int64_t domain, int64_t bank, int64
             if (state->channels[channel].injector != NONE) {
                 serve_injector(state, domain, channel, window_end_ps);
             } else {
-                if (arrives && clock->routing == ROUTING_ADAPTIVE) {
+                if (!PLAIN && arrives && adapts(state)) {
                     route_arrivals(state, domain, channel, inbox_index, window_end_ps);
                 } else if (arrives) {
                     for (int64_t vc = 0; vc < num_vcs; vc++) {
@@ -1435,7 +1458,11 @@ static int64_t close_epoch(fabric_state *state)
 }
 
 /* Process epochs until about max_events packets have started; part: WHOLE, OPEN, CLOSE or a domain, for threads. */
+#if PLAIN
+int64_t fabric_run_plain(fabric_state *state, int64_t part, int64_t max_events)
+#else
 int64_t fabric_run(fabric_state *state, int64_t part, int64_t max_events)
+#endif
 {
     clock_row *clock = state->clock;
     int64_t events = 0;

@@ -553,7 +553,7 @@ def test_warmup_says_what_it_did_and_where(capsys: pytest.CaptureFixture[str]) -
     )
     assert (code, err) == (0, "")
     assert found is not None
-    assert any(Path(found[1]).glob("kernel.run-*.nbc"))
+    assert len(list(Path(found[1]).rglob("kernel.run-*.nbc"))) == 2  # for plain fabrics, and for all
     code, out, err = run_cli(capsys, "warmup", *PYTHON_KERNEL)
     assert (code, err) == (0, "")
     assert out.startswith("kernel python (asked for): nothing to compile")

@@ -36,6 +36,9 @@ ENTRIES = frozenset({"run"})
 #: While False, ``jit`` returns functions as they are; ``backends`` loads the kernel once with each value.
 enabled = True
 
+#: What the kernel is compiled for (``kernel.PLAIN``); ``backends`` loads it once with each value.
+plain = False
+
 
 def jit(function: Function) -> Function:
     """Compile *function* with the project's options at its first call, or leave it as it is if not ``enabled``."""
@@ -44,6 +47,8 @@ def jit(function: Function) -> Function:
     import numba
 
     cache = cache_folder() if function.__name__ in ENTRIES else None
+    if cache is not None and plain:
+        cache = cache / "plain"  # Numba would take the two for one function
     config: Any = numba.config
     before = config.CACHE_DIR
     if cache is not None:

@@ -63,24 +63,27 @@ def choose(kernel: str) -> tuple[str, str]:
     return kernel, "asked for"
 
 
-def load(kernel: str) -> Run:
-    """Return ``run`` of the kernel named *kernel* ("c", "numba" or "python"), for one run to call."""
-    return CKernel() if kernel == "c" else load_python(jitted=kernel == "numba")
+def load(kernel: str, *, plain: bool) -> Run:
+    """Return ``run`` of the kernel named *kernel* ("c", "numba" or "python"), for one run to call.
+
+    With *plain* the faster one, for a state that ``state.is_plain``; without, one for any state.
+    """
+    return CKernel(plain=plain) if kernel == "c" else load_python(jitted=kernel == "numba", plain=plain)
 
 
 @functools.cache
-def load_python(*, jitted: bool) -> Run:
+def load_python(*, jitted: bool, plain: bool) -> Run:
     """Execute the kernel's module with Numba's decorator or with none; the source is one."""
     spec = importlib.util.find_spec("fabricsim.engine.kernel")
     assert isinstance(spec, ModuleSpec)
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    before = _jit.enabled
-    _jit.enabled = jitted
+    before = _jit.enabled, _jit.plain
+    _jit.enabled, _jit.plain = jitted, plain
     try:
         spec.loader.exec_module(module)
     finally:
-        _jit.enabled = before
+        _jit.enabled, _jit.plain = before
     run: Run = module.run
     return run
 
@@ -91,10 +94,11 @@ class CKernel:
     One for each run: two runs that shared the addresses could not take their slices at the same time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, plain: bool) -> None:
         module, problem = _c_module()
         assert problem is None
-        self._ffi, self._lib = module.ffi, module.lib
+        self._ffi = module.ffi
+        self._entry = module.lib.fabric_run_plain if plain else module.lib.fabric_run
         self._pointers = [(name, field.type) for name, field in self._ffi.typeof("fabric_state").fields]
         self._addresses = self._ffi.new("fabric_state *")
         self._state: State | None = None
@@ -105,7 +109,7 @@ class CKernel:
             for name, pointer in self._pointers:
                 setattr(self._addresses, name, self._ffi.from_buffer(pointer, getattr(state, name), True))
             self._state = state  # keeps the tables where they are; one that grows is a new table in a new State
-        code: int = self._lib.fabric_run(self._addresses, part, max_events)
+        code: int = self._entry(self._addresses, part, max_events)
         return code
 
 

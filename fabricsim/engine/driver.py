@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fabricsim.engine import backends
 from fabricsim.engine.layout import LATENCY_ROWS, Code, Part, State
 from fabricsim.engine.stall import describe_stall
-from fabricsim.engine.state import LIMIT_PS, allocate, grow
+from fabricsim.engine.state import LIMIT_PS, allocate, grow, is_plain
 from fabricsim.engine.threads import Threads, threads_of_run
 from fabricsim.engine.warmup import compile_once
 from fabricsim.engine.work import BlockRecord, Sink, Work, record_of
@@ -103,13 +103,13 @@ class Simulation:
         self.network = network = network.split_into_vcs()
         blocks = workload if isinstance(workload, ScheduleBlocks) else ScheduleBlocks.of(workload)
         self.kernel, self.kernel_reason = backends.choose(kernel)
-        self._run = backends.load(self.kernel)
         coming = iter(blocks)
         first = next(coming)
         self._sink = sink
         self.num_tasks = blocks.num_tasks
         self.work = Work(network, first, coming, blocks.num_operations, terminal_of_rank, seed)
         self.state: State = self.work.begin(allocate(network, first.schedule, terminal_of_rank, seed))
+        self._run = backends.load(self.kernel, plain=is_plain(self.state))
         self.threads = threads_of_run(threads, len(self.state.domains))
         self.total_packets = total_packets(self.state) if self.num_tasks == len(first.schedule.tasks) else 0
         self.engine_s = 0.0

@@ -17,8 +17,8 @@ waits any more for something to happen, the epoch has no end and each plane runs
 than a window all planes are one domain, and terminals handle what becomes ready in time order with all else.
 
 Functions take the whole ``State``; they never allocate, never validate and never print. The source runs jitted and
-un-jitted (``backends.load`` executes the module once with each decorator). All numbers are non-negative
-integers, so that floor division means the same in every language.
+un-jitted, for plain fabrics (``PLAIN``) and for all: ``backends.load`` executes the module once for each. All numbers
+are non-negative integers, so that floor division means the same in every language.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fabricsim.engine import hashing, layout
+from fabricsim.engine import _jit, hashing, layout
 from fabricsim.engine._jit import jit
 from fabricsim.engine.layout import (
     BANK_SHIFT,
@@ -60,6 +60,8 @@ ROUND_ROBIN = int64(Arbitration.ROUND_ROBIN)
 PRIORITY = int64(Arbitration.PRIORITY)
 WHOLE, OPEN, CLOSE = int64(Part.WHOLE), int64(Part.OPEN), int64(Part.CLOSE)
 
+PLAIN = _jit.plain  # the fabric has one virtual channel and no adaptive choice: what these need costs nothing then
+
 MASK32 = hashing.MASK32
 RUN = 16  # insertion sort up to here, then merges
 INDEX_BITS = 31
@@ -90,9 +92,21 @@ def bank_of(state: State, domain: int, channel: int) -> int:
 
 
 @jit
+def vc_mask(state: State) -> int:
+    """Return the virtual channels of a channel, less one."""
+    return ZERO if PLAIN else state.clock[0]["vc_mask"]
+
+
+@jit
+def adapts(state: State) -> bool:
+    """Whether packets with a choice look at the queues of its outputs."""
+    return not PLAIN and state.clock[0]["routing"] == ADAPTIVE
+
+
+@jit
 def server_of(state: State, channel: int) -> int:
     """Return the first virtual channel of the channel that *channel* belongs to, which is the server of all."""
-    return channel & ~state.clock[0]["vc_mask"]
+    return channel & ~vc_mask(state)
 
 
 @jit
@@ -263,7 +277,7 @@ def pass_on(
     packet["message"] = message
     packet["destination"] = destination
     output = int64(row["first_output"])
-    if state.clock[0]["routing"] != ADAPTIVE:
+    if not adapts(state):
         output = choose_output(state, channel, message, destination)
     put_in_inbox(state, domain, output, index)
 
@@ -457,7 +471,7 @@ def serve_queue(state: State, domain: int, channel: int, until_ps: int) -> None:
     row["busy_ps"] += busy_ps
     row["wire_bytes"] += bytes_
     row["credit_stall_ps"] += stall_ps
-    if state.clock[0]["routing"] == ADAPTIVE:
+    if adapts(state):
         state.backlogs[channel]["queued_bytes"] -= bytes_
     state.wakes[channel]["wake_ps"] = wake_ps
 
@@ -503,7 +517,7 @@ def goes_before(state: State, one: int, other: int, server: int) -> bool:
         return one < other
     if clock["arbitration"] == ROUND_ROBIN:
         served = server + int64(state.arbiters[server]["served"])
-        return ((one - served - 1) & clock["vc_mask"]) < ((other - served - 1) & clock["vc_mask"])
+        return ((one - served - 1) & vc_mask(state)) < ((other - served - 1) & vc_mask(state))
     packet = state.packets[state.channels[one]["queue_first"]]
     rival = state.packets[state.channels[other]["queue_first"]]
     if packet["time_ps"] != rival["time_ps"]:
@@ -519,7 +533,7 @@ def goes_before(state: State, one: int, other: int, server: int) -> bool:
 def pick_vc(state: State, channel: int, until_ps: int) -> int:
     """Let the output *channel*, which is free, pick before *until_ps*; return when, or when to look again."""
     free_ps = state.channels[channel]["free_ps"]
-    end = channel + state.clock[0]["vc_mask"] + 1
+    end = channel + vc_mask(state) + 1
     pick_ps = NEVER
     for vc in range(channel, end):
         row = state.channels[vc]
@@ -585,7 +599,7 @@ def serve_vcs(state: State, domain: int, channel: int, until_ps: int) -> None:
             payload,
         )
         return_credit(state, domain, index, start_ps + serialization_ps + came_by["latency_ps"])
-    if state.clock[0]["routing"] == ADAPTIVE:
+    if adapts(state):
         state.backlogs[channel]["queued_bytes"] -= started_bytes
     state.wakes[channel]["wake_ps"] = wake_ps
 
@@ -596,7 +610,7 @@ def serve_output(state: State, domain: int, channel: int, until_ps: int) -> None
 
     Outputs do not see each other: each does its whole window on its own, if no adaptive choice asks it before.
     """
-    if state.clock[0]["vc_mask"] == 0:
+    if PLAIN or vc_mask(state) == 0:
         serve_queue(state, domain, channel, until_ps)
     else:
         serve_vcs(state, domain, channel, until_ps)
@@ -962,13 +976,19 @@ def end_share(state: State, domain: int, injector: int, index: int, sent_ps: int
 
 
 @jit
+def vc_of_share(state: State, channel: int, index: int) -> int:
+    """Return the virtual channel, of those of *channel*, that the packets of a share take."""
+    return channel if PLAIN else channel + int64(state.shares[index]["vc"])
+
+
+@jit
 def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> None:
     """Let a free injection channel pick (docs/physics.md, section 8), again and again before *until_ps*.
 
     Notes when to look at it again.
     """
     channels = state.channels
-    num_vcs = state.clock[0]["vc_mask"] + 1
+    num_vcs = vc_mask(state) + 1
     row = channels[channel]
     injector = int64(row["injector"])
     server = state.injectors[injector]
@@ -990,21 +1010,21 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
         while index != NONE:
             payload = min(shares[index]["bytes_left"], max_payload_bytes)
             wire_bytes = durations[payload]["value"]
-            vc = channel + int64(shares[index]["vc"])
+            vc = vc_of_share(state, channel, index)
             if channels[vc]["room_bytes"] >= wire_bytes:
                 break
             channels[vc]["blocked"] = 1
             row["blocked"] = 1  # it stands for any of them
             before = index
             index = int64(shares[index]["next"])
-        if index != NONE and state.clock[0]["arbitration"] == PRIORITY:
+        if not PLAIN and index != NONE and state.clock[0]["arbitration"] == PRIORITY:
             # Look on for one of a lower virtual channel.
             behind = index
             after = int64(shares[index]["next"])
             while after != NONE:
                 share = shares[after]
                 payload_after = min(share["bytes_left"], max_payload_bytes)
-                room_bytes = channels[channel + int64(share["vc"])]["room_bytes"]
+                room_bytes = channels[vc_of_share(state, channel, after)]["room_bytes"]
                 if share["vc"] < shares[index]["vc"] and room_bytes >= durations[payload_after]["value"]:
                     before = behind
                     index = after
@@ -1025,7 +1045,7 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
             row["credit_stall_ps"] += now_ps - max(blocked_since(state, injector), row["free_ps"])
         share = shares[index]
         message = int64(share["message"])
-        vc = channel + int64(share["vc"])
+        vc = vc_of_share(state, channel, index)
         buffer = channels[vc]
         buffer["room_bytes"] -= wire_bytes
         buffer["least_room_bytes"] = min(buffer["least_room_bytes"], buffer["room_bytes"])
@@ -1184,7 +1204,7 @@ def serve_bank(state: State, domain: int, bank: int, window_end_ps: int) -> bool
     end = min(first + (1 << BANK_SHIFT), row["first_channel"] + row["num_channels"])
     state.banks[bank]["wake_ps"] = NEVER
     wake_ps = NEVER
-    num_vcs = clock["vc_mask"] + 1
+    num_vcs = vc_mask(state) + 1
     for channel in range(first, end, num_vcs):
         inbox_index = slot * clock["num_channels"] + channel
         arrives = False
@@ -1197,7 +1217,7 @@ def serve_bank(state: State, domain: int, bank: int, window_end_ps: int) -> bool
             if state.channels[channel]["injector"] != NONE:
                 serve_injector(state, domain, channel, window_end_ps)
             else:
-                if arrives and clock["routing"] == ADAPTIVE:
+                if not PLAIN and arrives and adapts(state):
                     route_arrivals(state, domain, channel, inbox_index, window_end_ps)
                 elif arrives:
                     for vc in range(num_vcs):

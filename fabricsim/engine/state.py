@@ -164,6 +164,12 @@ def window_shift(network: Network) -> int:
     return min(MAX_WINDOW_SHIFT, int(network.channels.latency_ps.min()).bit_length() - 1)
 
 
+def is_plain(state: State) -> bool:
+    """Tell whether the kernel that is compiled for plain fabrics may run *state*."""
+    clock = state.clock[0]
+    return bool(clock["vc_mask"] == 0 and clock["routing"] != Routing.ADAPTIVE)
+
+
 def planes_run_apart(network: Network) -> bool:
     """Tell whether each plane is a domain, and what becomes ready is deferred to the end of an epoch."""
     return network.endpoint.message_overhead_ps >> window_shift(network) > 0

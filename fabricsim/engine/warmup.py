@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from fabricsim.engine import backends
+from fabricsim.engine import _jit, backends
 from fabricsim.engine.layout import Part, State
 
 Report = Callable[[str], None]
 
-COMPILING = "compiling the kernel (once, about 15 s)"
+COMPILING = "compiling the kernel (once, about 20 s)"
 
 #: Between two looks at the lock and at the cache.
 LOOK_EVERY_S = 0.1
@@ -56,16 +56,20 @@ def compile_once(run: Any, state: State, report: Report) -> bool:
 
 
 def warm_up(report: Report) -> tuple[bool, Path | None]:
-    """Fill the cache with the Numba kernel; return whether it was compiled here, and where it is kept, if it is."""
+    """Fill the cache with the Numba kernel, for plain fabrics and for all.
+
+    Returns whether anything was compiled here, and the folder that keeps it, None if one is not kept.
+    """
     from fabricsim.engine.state import allocate
     from fabricsim.fabrics import load_fabric
     from fabricsim.workloads.collectives import collective
 
     network = load_fabric("nvl72").network()
     schedule = collective("send_recv", size="16B", ranks=2)
-    run: Any = backends.load("numba")
-    compiled = compile_once(run, allocate(network, schedule, np.arange(2, dtype=np.int32), seed=1), report)
-    return compiled, Path(run.stats.cache_path) if _is_kept(run) else None
+    state = allocate(network, schedule, np.arange(2, dtype=np.int32), seed=1)
+    runs: list[Any] = [backends.load("numba", plain=plain) for plain in (True, False)]
+    compiled = [compile_once(run, state, report) for run in runs]
+    return any(compiled), _jit.cache_folder() if all(_is_kept(run) for run in runs) else None
 
 
 def _is_kept(run: Any) -> bool:

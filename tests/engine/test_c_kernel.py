@@ -164,7 +164,7 @@ def test_other_threads_run_during_a_slice() -> None:
     run = nvl72("4MiB")
     run.state = grow(run.state, np.full(len(run.state.domains), 50_000))  # so that no slice ends early
     run.advance(1_000)
-    run_in_c = backends.load("c")
+    run_in_c = backends.load("c", plain=True)
     done = threading.Event()
     ticks = 0
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fabricsim as fs
-from fabricsim.engine import backends, threads
+from fabricsim.engine import backends, driver, threads
 from fabricsim.engine.driver import RunRecord, run_schedule
 from fabricsim.engine.folding import fold, unfolded
 from fabricsim.results.run import load_trace
@@ -73,6 +73,17 @@ def test_random_cases_have_one_digest(case: Case, turn_events: int) -> None:
         patch.setattr(threads, "TURN_EVENTS", turn_events)
         found = records(case)
     assert_alike(case, list(found.values()))
+
+
+@settings(max_examples=100)
+@given(case=cases().filter(lambda case: case.network.vcs.count == 1 and case.network.routing != "adaptive"))
+def test_the_kernel_for_plain_fabrics_has_the_digest_of_that_for_all(case: Case) -> None:
+    """What is left out for fabrics with one virtual channel and no adaptive choice does nothing for them."""
+    found = list(records(case).values())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "is_plain", lambda state: False)
+        found += records(case).values()
+    assert_alike(case, found)
 
 
 def apart(case: Case) -> Case:

@@ -23,7 +23,7 @@ def assembly() -> str:
     """Return the kernel's assembly, compiled here and now: Numba shows none of what it takes from a cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_jit, "cache_folder", lambda: None)
-        run: Any = backends.load_python.__wrapped__(jitted=True)
+        run: Any = backends.load_python.__wrapped__(jitted=True, plain=True)
     schedule = build_schedule(2, [OperationDraft([TaskDraft(0), TaskDraft(1)], [MessageDraft(0, 1, 10)])])
     state = grow(allocate(fabric(star(2)), schedule, np.arange(2, dtype=np.int32), 1))
     assert run(state, int(Part.WHOLE), 1_000_000) == Code.DONE
@@ -131,7 +131,7 @@ def test_the_python_kernel_needs_no_numba() -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"
         "from fabricsim.engine import backends\n"
-        "print(backends.load('python').__module__)\n"
+        "print(backends.load('python', plain=True).__module__)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(_jit.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

@@ -16,6 +16,7 @@ from fabricsim.engine import backends, threads
 from fabricsim.engine.check import check
 from fabricsim.engine.driver import RunRecord, Simulation
 from fabricsim.engine.layout import Code, State
+from fabricsim.engine.state import is_plain
 from fabricsim.engine.threads import Threads, default_threads, threads_of_run
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import load_fabric
@@ -134,7 +135,7 @@ def test_no_cache_line_is_shared_where_every_hop_writes() -> None:
 def test_two_threads_are_in_the_kernel_at_once() -> None:
     """Two threads run domains of one epoch at the same time: each waits in its first turn until the other has one."""
     run = ring(2)
-    kernel = backends.load(run.kernel)
+    kernel = backends.load(run.kernel, plain=is_plain(run.state))
     both = threading.Barrier(2, timeout=60)
     met: set[int] = set()
 
@@ -154,7 +155,7 @@ def test_two_threads_are_in_the_kernel_at_once() -> None:
 def test_no_domain_is_in_two_threads(num_threads: int) -> None:
     """A thread that stays with its domain, while many others wait, does not offer it to another thread."""
     run = ring(num_threads)
-    kernel = backends.load(run.kernel)
+    kernel = backends.load(run.kernel, plain=is_plain(run.state))
     taken: list[int] = []
 
     def note(state: State, part: int, max_events: int) -> int:
@@ -173,7 +174,7 @@ def test_small_epochs_stay_on_one_thread() -> None:
     """A run whose epochs have few packets each stays on one thread: to wake another takes longer than to run them."""
     schedule = collective("send_recv", size="64KiB", ranks=2)
     run = Simulation(load_fabric("nvl72").network(), schedule, np.arange(2, dtype=np.int32), threads=2)
-    kernel = backends.load(run.kernel)
+    kernel = backends.load(run.kernel, plain=is_plain(run.state))
     seen: set[int] = set()
 
     def note(state: State, part: int, max_events: int) -> int:
@@ -210,7 +211,7 @@ def test_tables_grow_in_a_threaded_run(num_threads: int, monkeypatch: pytest.Mon
 def test_an_error_leaves_no_thread_behind(error: type[BaseException], in_main: bool) -> None:
     """What is raised in any of the threads ends them all and comes out; the tables are whole and the run can go on."""
     run = ring(2)
-    kernel = backends.load(run.kernel)
+    kernel = backends.load(run.kernel, plain=is_plain(run.state))
     raised = threading.Event()
     turns = 0
 
@@ -246,7 +247,7 @@ def _ctrl_c() -> Iterator[None]:
 def test_ctrl_c_ends_all_threads() -> None:
     """A signal reaches the main thread while each thread is in its turn; both end, and the run can go on."""
     run = ring(2)
-    kernel = backends.load(run.kernel)
+    kernel = backends.load(run.kernel, plain=is_plain(run.state))
     both = threading.Barrier(2, timeout=60)
     sent = threading.Event()
 
@@ -293,7 +294,7 @@ class Interrupted(ThreadPoolExecutor):
 def test_ctrl_c_at_the_start_of_a_thread_waits_for_it() -> None:
     """When the interrupt comes out no thread is in its turn any more, not even one that its pool does not know."""
     run = ring(2)
-    kernel = backends.load(run.kernel)
+    kernel = backends.load(run.kernel, plain=is_plain(run.state))
     in_turn: list[int] = []
 
     def note(state: State, part: int, max_events: int) -> int:
