@@ -20,6 +20,9 @@ TURN_EVENTS = 100_000
 #: An epoch after one with fewer packet-hops than this runs on one thread: to wake another takes longer.
 WORTH_HOPS = 5_000
 
+#: But only for so long [s], for it may have more: the last of a run has no end.
+ALONE_S = 0.001
+
 
 def default_threads() -> int:
     """Return how many threads to use unless told: ``SLURM_CPUS_PER_TASK``, else the CPUs that this process may use."""
@@ -66,8 +69,8 @@ class Threads:
                 if code != Code.SLICE:
                     return code
             before = int(state.domains["hops"].sum())
-            turns = Turns(self._run, state, until_s, self._count)
             helpers = self._count - 1 if self._last_hops >= WORTH_HOPS else 0
+            turns = Turns(self._run, state, until_s if helpers else time.monotonic() + ALONE_S, self._count)
             waiting: list[Future[None]] = []
             try:
                 waiting.extend(self._pool.submit(turns.help) for _ in range(helpers))
