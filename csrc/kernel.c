@@ -483,19 +483,6 @@ INLINE void serve_queue(fabric_state *state, int64_t domain, int64_t channel, in
     state->wakes[channel].wake_ps = wake_ps;
 }
 
-/* The room that the sender of a channel knows of at now_ps, which is not before its last start. */
-static int64_t room_at(fabric_state *state, int64_t channel, int64_t now_ps)
-{
-    channel_row *row = &state->channels[channel];
-    int64_t room_bytes = row->room_bytes;
-    int64_t index = row->credit_first;
-    while (index != NONE && state->packets[index].time_ps <= now_ps) {
-        room_bytes += state->durations[state->packets[index].payload_bytes].value;
-        index = state->packets[index].next;
-    }
-    return room_bytes;
-}
-
 /* The first time from from_ps on at which the first packet of a virtual channel is there and has room. */
 static int64_t front_ps(fabric_state *state, int64_t channel, int64_t from_ps)
 {
@@ -649,29 +636,22 @@ static int64_t adapt_output(fabric_state *state, int64_t domain, int64_t index)
     }
     int64_t choice = row->spray_counter % count;
     row->spray_counter += 1;
-    int64_t best = NONE;
-    int64_t best_bytes = NEVER;
-    int64_t best_room_bytes = 0;
-    for (int64_t turn = 0; turn < count; turn++) {
-        int64_t output = first_output + state->candidates[first + choice].output;
+    int64_t most_bytes = NEVER;
+    for (int64_t place = first; place < first + count; place++) {
+        int64_t output = first_output + state->candidates[place].output;
         if (state->wakes[output].wake_ps < now_ps) {
             serve_output(state, domain, output, now_ps);
         }
-        int64_t queued_bytes = state->backlogs[output].queued_bytes;
-        if (queued_bytes <= best_bytes) {
-            int64_t room_bytes = room_at(state, output + vc, now_ps);
-            if (queued_bytes < best_bytes || room_bytes > best_room_bytes) {
-                best = output + vc;
-                best_bytes = queued_bytes;
-                best_room_bytes = room_bytes;
-            }
-        }
+        most_bytes = min(most_bytes, state->backlogs[output].queued_bytes);
+    }
+    most_bytes += ADAPTIVE_SLACK * state->durations[state->clock->max_payload_bytes].value;
+    while (state->backlogs[first_output + state->candidates[first + choice].output].queued_bytes > most_bytes) {
         choice += 1;
         if (choice == count) {
             choice = 0;
         }
     }
-    return best;
+    return first_output + state->candidates[first + choice].output + vc;
 }
 
 /* Route what reaches the switch of a channel, its first output, in this window, and queue it at its outputs. */

@@ -30,6 +30,7 @@ import numpy as np
 from fabricsim.engine import _jit, hashing, layout
 from fabricsim.engine._jit import jit
 from fabricsim.engine.layout import (
+    ADAPTIVE_SLACK,
     BANK_SHIFT,
     LATENCY_BUCKETS,
     LATENCY_SHIFT,
@@ -477,18 +478,6 @@ def serve_queue(state: State, domain: int, channel: int, until_ps: int) -> None:
 
 
 @jit
-def room_at(state: State, channel: int, now_ps: int) -> int:
-    """Return the room that the sender of *channel* knows of at *now_ps*, which is not before its last start."""
-    row = state.channels[channel]
-    room_bytes = row["room_bytes"]
-    index = int64(row["credit_first"])
-    while index != NONE and state.packets[index]["time_ps"] <= now_ps:
-        room_bytes += state.durations[int64(state.packets[index]["payload_bytes"])]["value"]
-        index = int64(state.packets[index]["next"])
-    return int64(room_bytes)
-
-
-@jit
 def front_ps(state: State, channel: int, from_ps: int) -> int:
     """Return the first time from *from_ps* on at which the first packet of a virtual channel is there and has room."""
     row = state.channels[channel]
@@ -632,24 +621,18 @@ def adapt_output(state: State, domain: int, index: int) -> int:
         return first_output + int64(state.candidates[first]["output"]) + vc
     choice = row["spray_counter"] % count
     row["spray_counter"] += 1
-    best = NONE
-    best_bytes = NEVER
-    best_room_bytes = ZERO
-    for _ in range(count):
-        output = first_output + int64(state.candidates[first + choice]["output"])
+    most_bytes = NEVER
+    for place in range(first, first + count):
+        output = first_output + int64(state.candidates[place]["output"])
         if state.wakes[output]["wake_ps"] < now_ps:
             serve_output(state, domain, output, now_ps)
-        queued_bytes = state.backlogs[output]["queued_bytes"]
-        if queued_bytes <= best_bytes:
-            room_bytes = room_at(state, output + vc, now_ps)
-            if queued_bytes < best_bytes or room_bytes > best_room_bytes:
-                best = output + vc
-                best_bytes = queued_bytes
-                best_room_bytes = room_bytes
+        most_bytes = min(most_bytes, state.backlogs[output]["queued_bytes"])
+    most_bytes += ADAPTIVE_SLACK * state.durations[state.clock[0]["max_payload_bytes"]]["value"]
+    while state.backlogs[first_output + int64(state.candidates[first + choice]["output"])]["queued_bytes"] > most_bytes:
         choice += 1
         if choice == count:
             choice = ZERO
-    return best
+    return first_output + int64(state.candidates[first + choice]["output"]) + vc
 
 
 @jit

@@ -23,6 +23,7 @@ NONE = 0xFFFFFFFF  #: no row
 NOT_YET = -1  #: a time that has not come [ps]
 NEVER = 1 << 62  #: a time that does not come [ps]
 BANK_SHIFT = 5  #: 2**BANK_SHIFT neighbouring channels are a bank
+ADAPTIVE_SLACK = 4  #: largest packets by which the backlog of an adaptive choice may exceed the least
 LINE_BYTES = 64  #: a cache line: two threads that write into one wait for each other
 LATENCY_SHIFT = 8  #: a latency keeps its 8 leading bits in the histogram: buckets are at most 1/128 wide
 LATENCY_BUCKETS = 1 << (LATENCY_SHIFT - 1)  #: buckets per doubling of the latency
@@ -493,6 +494,7 @@ _HEADER = """\
 def c_header() -> str:
     """Return the text of ``csrc/state.h``: constants, codes, one struct per table, the state."""
     lines = [_HEADER, f"#define NONE {NONE}", f"#define NEVER {NEVER}", f"#define BANK_SHIFT {BANK_SHIFT}"]
+    lines += [f"#define ADAPTIVE_SLACK {ADAPTIVE_SLACK}"]
     lines += [f"#define LATENCY_SHIFT {LATENCY_SHIFT}", f"#define LATENCY_BUCKETS {LATENCY_BUCKETS}", ""]
     enums: tuple[Any, ...] = (Code, Part, TimerKind, Routing, Arbitration)
     for enum in enums:

@@ -464,8 +464,9 @@ class Simulation:
         candidates = [self.channels[channel] for channel in self.network.candidates[first : first + count]]
         if self.network.routing == "adaptive":
             in_turn = candidates[choice:] + candidates[:choice]
-            vc = packet.message.vc
-            goes_by = min(in_turn, key=lambda channel: (channel.backlog_bytes(), -channel.room_bytes[vc]))
+            largest_bytes = self.network.packet.wire_bytes(self.network.packet.max_payload_bytes)
+            most_bytes = min(channel.backlog_bytes() for channel in candidates) + 4 * largest_bytes
+            goes_by = next(channel for channel in in_turn if channel.backlog_bytes() <= most_bytes)
         else:
             goes_by = candidates[choice]
         slower_by_ps = came_by.serialization_ps(packet.wire_bytes) - goes_by.serialization_ps(packet.wire_bytes)
