@@ -248,24 +248,25 @@ typedef struct {
     int64_t sent_ps; /* end of the injection time of the last packet */
     int64_t complete_ps; /* recorded: last delivery */
     int64_t share_bytes; /* each share is cut and timed as this many; 0: the message makes no packet */
+    uint32_t shares_left; /* not yet sent */
+    uint32_t parts_left; /* shares that are not yet complete */
+    uint32_t next_ready; /* next message of the bundle's ready list */
+    uint32_t num_shares; /* planes that it uses */
+    uint32_t first_plane; /* position in the bundle of its first share */
+    uint32_t destination; /* terminal */
     int64_t flow; /* H(seed, 2, source, destination) */
     int64_t number; /* place in the order of (operation, index) in the whole workload */
     uint32_t source; /* terminal */
-    uint32_t destination; /* terminal */
     uint32_t source_task; /* NONE: the row is free */
     uint32_t target_task;
     uint32_t waiting; /* waits that are not over: its task's start and messages */
-    uint32_t shares_left; /* not yet sent */
-    uint32_t parts_left; /* shares that are not yet complete */
-    uint32_t num_shares; /* planes that it uses */
-    uint32_t first_plane; /* position in the bundle of its first share */
     uint32_t bundle;
     uint32_t vc; /* virtual channel on which it travels */
-    uint32_t next_ready; /* next message of the bundle's ready list */
     uint32_t after_sent_first; /* followers released when it is sent: first row of followers */
     uint32_t after_sent_count;
     uint32_t after_complete_first; /* followers released when it is complete */
     uint32_t after_complete_count;
+    char filling[8];
 } message_row;
 
 /* parts: the share of a message on one plane: row plane * num_messages + message. Written by the plane's domain, and read when the epoch has ended */

@@ -86,7 +86,8 @@ class Field:
 class Table:
     """One entity; ``name`` is its place in ``State``, ``row`` the name of its C struct.
 
-    ``own_lines``: a row is filled up to whole cache lines, for threads write neighbouring rows at once.
+    ``own_lines``: a row is filled up to whole cache lines, for threads write neighbouring rows at once, or each access is
+    of another row and waits for memory.
     """
 
     name: str
@@ -359,30 +360,32 @@ TABLES = (
         "message_row",
         "",
         (
+            # Two cache lines: what planes read and write for each share, then the rest.
             Field("ready_ps", "i8", "recorded"),
             Field("first_injection_ps", "i8", "recorded: start of the first packet"),
             Field("sent_ps", "i8", "end of the injection time of the last packet"),
             Field("complete_ps", "i8", "recorded: last delivery"),
             Field("share_bytes", "i8", "each share is cut and timed as this many; 0: the message makes no packet"),
+            Field("shares_left", "u4", "not yet sent"),
+            Field("parts_left", "u4", "shares that are not yet complete"),
+            Field("next_ready", "u4", "next message of the bundle's ready list"),
+            Field("num_shares", "u4", "planes that it uses"),
+            Field("first_plane", "u4", "position in the bundle of its first share"),
+            Field("destination", "u4", "terminal"),
             Field("flow", "i8", "H(seed, 2, source, destination)"),
             Field("number", "i8", "place in the order of (operation, index) in the whole workload"),
             Field("source", "u4", "terminal"),
-            Field("destination", "u4", "terminal"),
             Field("source_task", "u4", "NONE: the row is free"),
             Field("target_task", "u4", ""),
             Field("waiting", "u4", "waits that are not over: its task's start and messages"),
-            Field("shares_left", "u4", "not yet sent"),
-            Field("parts_left", "u4", "shares that are not yet complete"),
-            Field("num_shares", "u4", "planes that it uses"),
-            Field("first_plane", "u4", "position in the bundle of its first share"),
             Field("bundle", "u4", ""),
             Field("vc", "u4", "virtual channel on which it travels"),
-            Field("next_ready", "u4", "next message of the bundle's ready list"),
             Field("after_sent_first", "u4", "followers released when it is sent: first row of followers"),
             Field("after_sent_count", "u4", ""),
             Field("after_complete_first", "u4", "followers released when it is complete"),
             Field("after_complete_count", "u4", ""),
         ),
+        own_lines=True,
     ),
     Table(
         "parts",
