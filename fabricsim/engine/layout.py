@@ -86,8 +86,8 @@ class Field:
 class Table:
     """One entity; ``name`` is its place in ``State``, ``row`` the name of its C struct.
 
-    ``own_lines``: a row is filled up to whole cache lines, for threads write neighbouring rows at once, or each access is
-    of another row and waits for memory.
+    ``own_lines``: a row is filled up to whole cache lines, for threads write neighbouring rows at once, or nearly each
+    access is to another row and waits for memory.
     """
 
     name: str
