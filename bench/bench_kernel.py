@@ -5,20 +5,22 @@ With ``--benchmark-disable`` each bench runs one round of a small load, to show 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.cases import NUM_PACKETS, PACKETS_BYTES, Case, bulk, compiled_kernels, network_of, prepare
+from bench.cases import NUM_PACKETS, PACKETS_BYTES, Case, bulk, compiled_kernels, prepare, uniform_packets
 from bench.rounds import compare
 from fabricsim.engine.driver import RunRecord
 from fabricsim.engine.folding import fold
 
 SMALL_NUM_PACKETS = 1 << 12
 BULK_FABRICS = ("nvl72", "cloudmatrix384")
+CLOS_FABRICS = ("clos72", "clos384", "clos768")
 
 
 def bulk_size(benchmark: BenchmarkFixture) -> str:
@@ -48,18 +50,35 @@ def bench_kernels(benchmark: BenchmarkFixture, case: Case) -> None:
 @pytest.mark.parametrize("kernel", compiled_kernels())
 def bench_terminals(benchmark: BenchmarkFixture, kernel: str, packet_bytes: int) -> None:
     """As many packets of a uniform load on 72, 384 and 768 terminals of one kind of Clos."""
-    largest = network_of("clos768", packet_bytes, "ample")
-    num_packets = largest.num_planes * largest.num_terminals * (largest.num_terminals - 1)  # a unit for every pair
+    num_packets = dict.fromkeys(CLOS_FABRICS, uniform_packets("clos768", packet_bytes, packets_per_share=1))
+    row = {"kernel": kernel, "packet_bytes": packet_bytes}
+    compare_terminals(benchmark, "terminals", row, num_packets)
+
+
+@pytest.mark.parametrize("packets_per_share", [8, 16])
+@pytest.mark.parametrize("kernel", compiled_kernels())
+def bench_pairs(benchmark: BenchmarkFixture, kernel: str, packets_per_share: int) -> None:
+    """The same bytes for every pair on 72, 384 and 768 terminals: several packets per plane, of the largest size."""
+    packet_bytes = max(PACKETS_BYTES)
+    num_packets = {fabric: uniform_packets(fabric, packet_bytes, packets_per_share) for fabric in CLOS_FABRICS}
+    row = {"kernel": kernel, "packet_bytes": packet_bytes, "packets per pair and plane": packets_per_share}
+    compare_terminals(benchmark, "pairs", row, num_packets)
+
+
+def compare_terminals(
+    benchmark: BenchmarkFixture, table: str, row: Mapping[str, Any], num_packets: Mapping[str, int]
+) -> None:
+    """Compare uniform loads of so many packets, by fabric."""
     load = "uniform"
     if benchmark.disabled:
-        num_packets, load = SMALL_NUM_PACKETS, "permutation"  # which has no least size
+        num_packets, load = dict.fromkeys(num_packets, SMALL_NUM_PACKETS), "permutation"  # which has no least size
     variants = {
         f"{fabric.removeprefix('clos')} terminals": partial(
-            Case(fabric, packet_bytes, "ample", load).simulation, kernel=kernel, num_packets=num_packets
+            Case(fabric, row["packet_bytes"], "ample", load).simulation, kernel=row["kernel"], num_packets=count
         )
-        for fabric in ("clos72", "clos384", "clos768")
+        for fabric, count in num_packets.items()
     }
-    compare(benchmark, "terminals", {"kernel": kernel, "packet_bytes": packet_bytes}, variants, rounds=3)
+    compare(benchmark, table, row, variants, rounds=3)
 
 
 @pytest.mark.parametrize("fabric", BULK_FABRICS)

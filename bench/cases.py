@@ -91,6 +91,12 @@ def network_of(fabric: str, packet_bytes: int, buffers: str) -> Network:
     return FabricSpec(**tables).network()
 
 
+def uniform_packets(fabric: str, packet_bytes: int, packets_per_share: int) -> int:
+    """Return the packets of a uniform load that sends so many over every plane for every pair of terminals."""
+    network = network_of(fabric, packet_bytes, "ample")
+    return packets_per_share * network.num_planes * network.num_terminals * (network.num_terminals - 1)
+
+
 @functools.lru_cache(maxsize=4)
 def schedule_of(load: str, num_ranks: int, num_units: int, unit_bytes: int) -> Schedule:
     """Make the messages of a load of about ``num_units`` units."""

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from bench import bench_kernel, bench_peer, peer, table
-from bench.cases import BUFFERS, FABRICS, LOADS, PACKETS_BYTES, Case, bulk, network_of, prepare, split_units
+from bench.cases import (
+    BUFFERS,
+    FABRICS,
+    LOADS,
+    PACKETS_BYTES,
+    Case,
+    bulk,
+    network_of,
+    prepare,
+    split_units,
+    uniform_packets,
+)
 from fabricsim.engine.folding import fold
 from fabricsim.fabrics import load_fabric
 from fabricsim.workloads.collectives import collective
@@ -78,6 +89,15 @@ def test_a_uniform_load_has_a_unit_for_every_pair() -> None:
     assert split_units("uniform", 8, 1).sum() == 8 * 7
 
 
+@pytest.mark.parametrize("fabric", CLOS)
+def test_a_uniform_load_has_the_packets_per_share_that_it_names(fabric: str) -> None:
+    """So pairs of terminals send as much on every fabric, however many there are."""
+    network = network_of(fabric, 4096, "ample")
+    num_units = uniform_packets(fabric, 4096, packets_per_share=3) // network.num_planes
+    units = split_units("uniform", network.num_terminals, num_units)
+    assert (units[~np.eye(len(units), dtype=bool)] == 3).all()
+
+
 def test_runs_use_one_thread_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are timed on one thread, whatever the machine has; the table of threads asks for more."""
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
@@ -98,7 +118,7 @@ def test_bulk_runs_can_be_folded(fabric: str) -> None:
 def test_every_table_is_printed() -> None:
     """Each bench notes its figures for a table that ``bench.table`` knows, and no table is without a bench."""
     source = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (bench_kernel, bench_peer))
-    assert set(re.findall(r'compare\(benchmark, "(\w+)"', source)) == set(table.TITLES)
+    assert set(re.findall(r'compare\w*\(benchmark, "(\w+)"', source)) == set(table.TITLES)
 
 
 def test_the_peer_gets_a_flow_for_every_pair() -> None:

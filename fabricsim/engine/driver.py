@@ -103,12 +103,11 @@ class Simulation:
         self.network = network = network.split_into_vcs()
         blocks = workload if isinstance(workload, ScheduleBlocks) else ScheduleBlocks.of(workload)
         self.kernel, self.kernel_reason = backends.choose(kernel)
-        coming = iter(blocks)
-        first = next(coming)
         self._sink = sink
         self.num_tasks = blocks.num_tasks
-        self.work = Work(network, first, coming, blocks.num_operations, terminal_of_rank, seed)
-        self.state: State = self.work.begin(allocate(network, first.schedule, terminal_of_rank, seed))
+        self.work = Work(network, blocks, terminal_of_rank, seed)
+        first = self.work.first
+        self.state: State = self.work.begin(allocate(network, first.schedule, terminal_of_rank, seed, first.operation))
         self._run = backends.load(self.kernel, plain=is_plain(self.state))
         self.threads = threads_of_run(threads, len(self.state.domains))
         self.total_packets = total_packets(self.state) if self.num_tasks == len(first.schedule.tasks) else 0
@@ -145,7 +144,8 @@ class Simulation:
         else:
             begin_s = time.perf_counter()
             self.work.retire(self.state, self._sink)
-            self.state = self.work.admit(self.state)
+            for lane in self.work.due(self.state):
+                self.state = self.work.admit(self.state, lane)
             self.engine_s -= time.perf_counter() - begin_s  # no time of the kernel
 
     def _drain(self) -> None:
@@ -276,13 +276,13 @@ def run_blocks(
     """Simulate on *network* what *carried* makes of each block, as it comes; *sink* gets the blocks themselves."""
     waiting: dict[int, ScheduleBlock] = {}
 
-    def make() -> Iterator[ScheduleBlock]:
-        for block in blocks:
-            waiting[block.first_operation] = block
+    def make(lane: int | None) -> Iterator[ScheduleBlock]:
+        for block in blocks.make(lane):
+            waiting[int(block.operation[0])] = block
             yield replace(block, schedule=carried(block.schedule))
 
     def take(retired: list[tuple[ScheduleBlock, BlockRecord]], horizon_ps: int) -> None:
-        sink([(waiting.pop(block.first_operation), record) for block, record in retired], horizon_ps)
+        sink([(waiting.pop(int(block.operation[0])), record) for block, record in retired], horizon_ps)
 
     coming = replace(blocks, make=make)
     run = Simulation(network, coming, terminal_of_rank, seed=seed, kernel=kernel, threads=threads, sink=take)

@@ -48,14 +48,18 @@ def rows(name: str, count: int) -> Rows:
     return raw[begin : begin + size].view(DTYPES[name])
 
 
-def allocate(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed: int) -> State:
+def allocate(
+    network: Network, schedule: Schedule, terminal_of_rank: Int32, seed: int, operation: Int64 | None = None
+) -> State:
     """Return the state of a run at time zero, before its first event.
 
-    *network* is split into virtual channels. Of a workload in blocks *schedule* is the first; ``Work`` admits the
-    others.
+    *network* is split into virtual channels. Of a workload in blocks *schedule* is the first, and *operation* the
+    numbers of its operations in the whole; ``Work`` admits the others.
     ``terminal_of_rank[r]`` is the terminal of rank r (int32, one entry per rank, all different).
     """
-    messages = message_rows(network, schedule, terminal_of_rank, seed)
+    if operation is None:
+        operation = np.arange(len(schedule.operations))
+    messages = message_rows(network, schedule, terminal_of_rank, seed, operation)
     durations = Durations(network)
     shift = window_shift(network)
     overhead_windows = network.endpoint.message_overhead_ps >> shift
@@ -450,10 +454,8 @@ def route_rows(network: Network) -> tuple[Rows, Rows, Int64, Int64]:
 # --- work ----------------------------------------------------------------------------------------------------------
 
 
-def message_rows(
-    network: Network, schedule: Schedule, terminal_of_rank: Int32, seed: int, first_operation: int = 0
-) -> Rows:
-    """Return the table of messages, striped; hashes know operations by their numbers in the whole workload."""
+def message_rows(network: Network, schedule: Schedule, terminal_of_rank: Int32, seed: int, operation: Int64) -> Rows:
+    """Return the table of messages, striped; hashes know operations by *operation*, numbers in the whole workload."""
     source = schedule.messages
     count = len(source)
     messages = rows("messages", count)[:count]
@@ -469,18 +471,18 @@ def message_rows(
     wanted = -(-size // network.packet.stripe_min_bytes)
     num_shares = np.where(moves, np.minimum(planes, wanted), 0)
     share_bytes = np.where(moves, -(-size // np.maximum(num_shares, 1)), 0)
-    operation = first_operation + source.operation.astype(np.int64)
+    operation, index = operation[source.operation], source.index.astype(np.int64)
     # A bundle that is a part of another is no ring: its successive planes have to end with its last one.
     whole = network.bundle_whole[bundle]
     firsts = np.where(planes < width[whole], planes - num_shares + 1, planes)
-    first_plane = hash_words(seed, FIRST_PLANE, src, dst, operation, source.index.astype(np.int64)) % firsts
+    first_plane = hash_words(seed, FIRST_PLANE, src, dst, operation, index) % firsts
     first_plane = np.where(num_shares < planes, first_plane, 0) + network.bundle_position[bundle]
 
     messages["ready_ps"] = messages["complete_ps"] = NOT_YET
     messages["first_injection_ps"] = NEVER
     messages["share_bytes"] = share_bytes
     messages["flow"] = hash_words(seed, FLOW, src, dst)
-    messages["number"] = np.arange(count)
+    messages["number"] = (operation << 32) | index
     messages["source"], messages["destination"] = src, dst
     messages["source_task"], messages["target_task"] = source.source_task, source.target_task
     messages["shares_left"] = messages["parts_left"] = messages["num_shares"] = num_shares

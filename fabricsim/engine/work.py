@@ -1,19 +1,19 @@
 """The part of a workload that is in the tables: blocks are admitted as a run gets near them, retired when they ended.
 
 A block has consecutive rows in each table. Rows of retired blocks are used again, so that the tables follow what is
-active, not how long the workload is.
+active, not how long the workload is. Each lane of a workload is admitted as far as the run is in it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
-from collections.abc import Callable, Iterable
+from bisect import insort
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.engine.layout import NEVER, NONE, NOT_YET, Rows, State
+from fabricsim.engine.layout import NEVER, NONE, NOT_YET, Rows, State, TimerKind
 from fabricsim.engine.state import (
     chain,
     chain_new_tasks,
@@ -33,7 +33,7 @@ from fabricsim.engine.state import (
 )
 from fabricsim.errors import SelfCheckError
 from fabricsim.fabrics.network import Network
-from fabricsim.workloads.schedule import Schedule, ScheduleBlock
+from fabricsim.workloads.schedule import Schedule, ScheduleBlock, ScheduleBlocks
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -63,10 +63,21 @@ Sink = Callable[[list[tuple[ScheduleBlock, BlockRecord]], int], None]
 
 @dataclass(frozen=True, eq=False)
 class Admitted:
-    """A block, and its rows by table."""
+    """A block of a lane, and its rows by table."""
 
+    lane: int
     block: ScheduleBlock
     rows: dict[str, slice]
+
+
+@dataclass
+class Lane:
+    """What is not yet admitted of a lane: blocks, the first task, and when one without predecessors begins."""
+
+    coming: Iterator[ScheduleBlock]
+    operations_left: int
+    next_task: int = 0
+    begin_ps: int = 0
 
 
 class FreeRows:
@@ -97,62 +108,61 @@ class FreeRows:
 
 
 class Work:
-    """Admits and retires the blocks of a workload.
+    """Admits and retires the blocks of a workload; ``first`` is the one that ``begin`` finds in the tables."""
 
-    *first* is the first block, which ``begin`` finds in the tables, and *coming* gives the others, of *num_operations*
-    in all.
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        first: ScheduleBlock,
-        coming: Iterable[ScheduleBlock],
-        num_operations: int,
-        terminal_of_rank: Int32,
-        seed: int,
-    ) -> None:
+    def __init__(self, network: Network, blocks: ScheduleBlocks, terminal_of_rank: Int32, seed: int) -> None:
         self._network = network
-        self._coming = iter(coming)
-        self._num_operations = num_operations
+        self._lanes = [Lane(blocks.make(lane), count) for lane, count in enumerate(blocks.lane_operations)]
         self._terminal_of_rank = terminal_of_rank
         self._seed = seed
         self._free = {name: FreeRows() for name in TABLES}
-        self._num_messages = len(first.schedule.messages)
         self._shortest_bytes = network.packet.max_payload_bytes
-        self._admitted_operations = self.admitted_tasks = 0
-        self._first = first
+        self.first = next(self._lanes[0].coming)
+        self.admitted_tasks = 0
         self.live: list[Admitted] = []
 
     def begin(self, state: State) -> State:
         """Take over the tables with the first block in them."""
-        first = self._first
         self._shortest_bytes = shortest_payload(self._network, state.messages)
-        self._note(state, Admitted(first, {name: slice(0, len(getattr(state, name))) for name in TABLES}))
+        self._note(state, Admitted(0, self.first, {name: slice(0, len(getattr(state, name))) for name in TABLES}))
         if state.clock["more_work"][0]:
             # Later blocks may fill every slot.
             state = state._replace(shares=share_rows(self._network, state.domains, state.injectors))
             if state.clock["defers"][0] == 0:  # tasks may end at any time in an epoch: all followers must be there
-                while state.clock["more_work"][0]:
-                    state = self.admit(state)
+                for number, lane in enumerate(self._lanes):
+                    while lane.operations_left:
+                        state = self.admit(state, number)
         return state
 
-    def admit(self, state: State) -> State:
-        """Put the next block into the tables, which grow where they must; return the state."""
+    def due(self, state: State) -> list[int]:
+        """Say which lanes a kernel waits for that returned NEED_WORK: each has a next block."""
+        if state.clock["epoch_open"][0]:
+            # Tasks that must not start before the next block of their lane is there.
+            first_timer = state.terminals["first_timer"]
+            timers = state.timers[first_timer[first_timer != NONE]]
+            starts = (timers["kind"] == TimerKind.TASK_STARTS) & (timers["time_ps"] < state.clock["epoch_end_ps"])
+            held = timers["subject"][starts]
+            held = held[state.tasks["awaited"][held] == 1]
+            assert len(held), "the kernel waits for a block that no task waits for"
+            return sorted({self._admitted("tasks", task).lane for task in held.tolist()})
+        left = [(lane.begin_ps, number) for number, lane in enumerate(self._lanes) if lane.operations_left]
+        return [min(left)[1]]
+
+    def admit(self, state: State, lane: int) -> State:
+        """Put the next block of a lane into the tables, which grow where they must; return the state."""
         network, clock = self._network, state.clock[0]
-        block = next(self._coming)
+        block = next(self._lanes[lane].coming)
         schedule = block.schedule
-        messages = message_rows(network, schedule, self._terminal_of_rank, self._seed, block.first_operation)
+        messages = message_rows(network, schedule, self._terminal_of_rank, self._seed, block.operation)
         tasks, sends, successors = task_rows(network, schedule, messages, self._terminal_of_rank)
         followers = follower_rows(schedule, messages)
-        later, earlier = self._open_predecessors(state, block)
+        later, earlier = self._open_predecessors(state, lane, block)
 
         counts = (len(messages), len(followers), len(tasks), len(sends), len(successors) + len(later))
         place = {}
         for name, count in zip(TABLES, counts, strict=True):
             state, place[name] = self._take(state, name, count)
         first = {name: taken.start for name, taken in place.items()}
-        messages["number"] += self._num_messages
         for name in ("source_task", "target_task"):
             messages[name] += first["tasks"]
         for name in ("after_sent_first", "after_complete_first"):
@@ -184,8 +194,7 @@ class Work:
         clock["new_task"] = chain_new_tasks(state.tasks, free, int(clock["new_task"]))
         clock["tasks_left"] += len(tasks)
         clock["waits_left"] += len(tasks) + len(messages)
-        self._num_messages += len(messages)
-        self._note(state, Admitted(block, place))
+        self._note(state, Admitted(lane, block, place))
         return self._shorter_packets(state, shortest_payload(network, messages))
 
     def retire(self, state: State, sink: Sink) -> None:
@@ -202,40 +211,46 @@ class Work:
 
     def find(self, table: str, row: int) -> tuple[Schedule, int]:
         """Return the schedule that a row of *table* belongs to, and its row there."""
+        one = self._admitted(table, row)
+        return one.block.schedule, row - one.rows[table].start
+
+    def _admitted(self, table: str, row: int) -> Admitted:
+        """Return the block that a row of *table* belongs to."""
         for one in self.live:
             if one.rows[table].start <= row < one.rows[table].stop:
-                return one.block.schedule, row - one.rows[table].start
+                return one
         raise AssertionError(f"row {row} of {table} is free")
 
     def _note(self, state: State, admitted: Admitted) -> None:
         """Enter what an admitted block says of those after it."""
-        block, clock = admitted.block, state.clock[0]
+        block, lane, clock = admitted.block, self._lanes[admitted.lane], state.clock[0]
         self.live.append(admitted)
-        self._admitted_operations += len(block.schedule.operations)
-        self.admitted_tasks += len(block.schedule.tasks)
+        lane.operations_left -= len(block.operation)
+        lane.next_task = int(block.task.max(initial=-1)) + 1
+        lane.begin_ps = block.later_begin_ps
+        self.admitted_tasks += len(block.task)
         state.tasks["awaited"][admitted.rows["tasks"].start + block.awaited] = 1
-        clock["more_work"] = self._admitted_operations < self._num_operations
-        clock["admit_ps"] = block.later_begin_ps
+        clock["more_work"] = any(lane.operations_left for lane in self._lanes)
+        clock["admit_ps"] = min(lane.begin_ps for lane in self._lanes)
         for one in self.live:
-            over = one.block.awaited[one.block.awaited_by < self.admitted_tasks]
-            state.tasks["awaited"][one.rows["tasks"].start + over] = 0
+            if one.lane == admitted.lane:
+                over = one.block.awaited[one.block.awaited_by < lane.next_task]
+                state.tasks["awaited"][one.rows["tasks"].start + over] = 0
 
-    def _open_predecessors(self, state: State, block: ScheduleBlock) -> tuple[Int64, Int64]:
+    def _open_predecessors(self, state: State, lane: int, block: ScheduleBlock) -> tuple[Int64, Int64]:
         """Return which tasks of a block wait for which earlier rows of ``tasks`` that have not ended, by the latter."""
-        firsts = [one.block.first_task for one in self.live]
-        later, earlier = [], []
-        for task, number in zip(block.earlier_task.tolist(), block.earlier_predecessor.tolist(), strict=True):
-            candidate = bisect_right(firsts, number) - 1
-            if candidate < 0:
-                continue  # its block is retired
-            one = self.live[candidate]
-            place = number - one.block.first_task
-            row = one.rows["tasks"].start + place
-            if place < len(one.block.schedule.tasks) and state.tasks["end_ps"][row] == NOT_YET:
-                later.append(task)
-                earlier.append(row)
-        order = np.argsort(np.array(earlier, np.int64), kind="stable")
-        return np.array(later, np.int64)[order], np.array(earlier, np.int64)[order]
+        later, earlier = [block.earlier_task[:0]], [block.earlier_predecessor[:0]]
+        for one in self.live:  # what is not in one of them is retired
+            if one.lane == lane:
+                place = np.searchsorted(one.block.task, block.earlier_predecessor).clip(max=len(one.block.task) - 1)
+                rows = one.rows["tasks"].start + place
+                is_open = one.block.task[place] == block.earlier_predecessor
+                is_open &= state.tasks["end_ps"][rows] == NOT_YET
+                later.append(block.earlier_task[is_open])
+                earlier.append(rows[is_open])
+        found, awaited = np.concatenate(later), np.concatenate(earlier)
+        order = np.argsort(awaited, kind="stable")
+        return found[order], awaited[order]
 
     def _take(self, state: State, name: str, count: int) -> tuple[State, slice]:
         """Take rows of a table, which becomes twice as long where no range is long enough."""

@@ -12,7 +12,7 @@ from fabricsim.engine.work import BlockRecord
 from fabricsim.errors import SelfCheckError
 from fabricsim.fabrics.network import Network
 from fabricsim.results.traffic import Int64, Traffic
-from fabricsim.workloads.schedule import Schedule
+from fabricsim.workloads.schedule import ScheduleBlock
 
 
 class Due:
@@ -63,9 +63,9 @@ class Due:
                 )
 
 
-def check_times(schedule: Schedule, first_operation: int, record: BlockRecord) -> None:
-    """Check that no effect precedes its cause in a block, whose operations count from ``first_operation``."""
-    tasks, messages = schedule.tasks, schedule.messages
+def check_times(block: ScheduleBlock, record: BlockRecord) -> None:
+    """Check that no effect precedes its cause in a block."""
+    tasks, messages = block.schedule.tasks, block.schedule.messages
     for what, before_ps, after_ps, operation in (
         ("a task began before time zero", np.zeros(len(tasks), np.int64), record.task_begin_ps, tasks.operation),
         ("a task ended before it began", record.task_begin_ps, record.task_end_ps, tasks.operation),
@@ -98,19 +98,19 @@ def check_times(schedule: Schedule, first_operation: int, record: BlockRecord) -
         if len(wrong):
             row = int(wrong[0])
             raise defect(
-                f"{what}: operation {first_operation + int(operation[row]):,}, row {row:,} of its block, "
+                f"{what}: operation {int(block.operation[operation[row]]):,}, row {row:,} of its block, "
                 f"at {int(after_ps[row]):,} ps instead of at least {int(before_ps[row]):,} ps"
             )
 
 
-def check_bounds(schedule: Schedule, first_operation: int, end_ps: Int64, earliest_end_ps: Int64) -> None:
+def check_bounds(block: ScheduleBlock, end_ps: Int64, earliest_end_ps: Int64) -> None:
     """Check that no operation ended before its lower bound (both of shape (operations,), picoseconds)."""
     early = np.flatnonzero(end_ps < earliest_end_ps)
     if len(early):
         row = int(early[0])
-        operation = schedule.operations[row]
+        operation = block.schedule.operations[row]
         raise defect(
-            f"operation {first_operation + row} ({operation.name}) ended at {int(end_ps[row]):,} ps, "
+            f"operation {int(block.operation[row])} ({operation.name}) ended at {int(end_ps[row]):,} ps, "
             f"before its lower bound of {int(earliest_end_ps[row]):,} ps"
         )
 

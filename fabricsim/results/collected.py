@@ -18,7 +18,7 @@ from fabricsim.results.digest import Digest
 from fabricsim.results.routes import Routes, find_routes
 from fabricsim.results.spool import Spool
 from fabricsim.results.traffic import Int32, Int64, Traffic, message_traffic
-from fabricsim.workloads.schedule import Operation, Schedule, ScheduleBlock
+from fabricsim.workloads.schedule import Schedule, ScheduleBlock, ScheduleBlocks
 
 NOT_RECORDED = -1
 LOCAL = ("compute", "wait")  #: operations that move nothing by their nature
@@ -75,7 +75,7 @@ class Collected:
     def take(self, retired: list[tuple[ScheduleBlock, BlockRecord]], horizon_ps: int) -> None:
         """Take blocks; nothing that is still to come ended before *horizon_ps*."""
         for block, record in retired:
-            self._take(block.schedule, block.first_operation, record)
+            self._take(block, record)
         self._digest.advance(horizon_ps)
 
     def finish(self, figures: RunFigures) -> None:
@@ -87,7 +87,8 @@ class Collected:
     def of(cls, network: Network, schedule: Schedule, terminal_of_rank: Int32, record: BlockRecord) -> Collected:
         """Take a whole schedule."""
         collected = cls(network, find_routes(network), terminal_of_rank)
-        collected._take(schedule, 0, record)
+        (block,) = ScheduleBlocks.of(schedule)
+        collected._take(block, record)
         return collected
 
     @property
@@ -126,22 +127,23 @@ class Collected:
                     "recorded_ps": None if recorded_ps == NOT_RECORDED else recorded_ps,
                 }
 
-    def _take(self, schedule: Schedule, first_operation: int, record: BlockRecord) -> None:
-        check_times(schedule, first_operation, record)
+    def _take(self, block: ScheduleBlock, record: BlockRecord) -> None:
+        schedule = block.schedule
+        check_times(block, record)
         traffic = message_traffic(self._network, schedule, self._terminal_of_rank)
         times = _operation_times(self._network, schedule, traffic, self._routes, record)
-        check_bounds(schedule, first_operation, times.end_ps, times.earliest_end_ps)
+        check_bounds(block, times.end_ps, times.earliest_end_ps)
         self._due.add(traffic)
-        self._digest.add(schedule, first_operation, record)
+        self._digest.add(block, record)
         self._in_flight.add(record.message_ready_ps, record.message_complete_ps)
         self.simulated_ps = max(self.simulated_ps, int(record.task_end_ps.max(initial=0)))
         self.has_choice = self.has_choice or self._routes.has_choice(traffic.source_terminal, traffic.target_terminal)
-        self._take_operations(schedule.operations, first_operation, times)
-        self._take_tasks(schedule, first_operation, record)
-        self._take_messages(schedule, first_operation, record)
+        self._take_operations(block, times)
+        self._take_tasks(block, record)
+        self._take_messages(block, record)
 
-    def _take_operations(self, operations: tuple[Operation, ...], first_operation: int, times: _OperationTimes) -> None:
-        listed = [(row, operation) for row, operation in enumerate(operations) if not operation.is_join]
+    def _take_operations(self, block: ScheduleBlock, times: _OperationTimes) -> None:
+        listed = [(row, operation) for row, operation in enumerate(block.schedule.operations) if not operation.is_join]
         rows = np.array([row for row, _ in listed], np.int64)
         self.num_operations += len(listed)
         for _, operation in listed:
@@ -157,9 +159,8 @@ class Collected:
             return np.fromiter(values, np.int64, len(listed))
 
         self.operations.append(
-            first_operation,
             [
-                first_operation + rows,
+                block.operation[rows],
                 column(self._word(operation.name) for _, operation in listed),
                 column(self._word(operation.op) for _, operation in listed),
                 column(self._word(operation.algorithm) for _, operation in listed),
@@ -171,31 +172,29 @@ class Collected:
                 column(
                     NOT_RECORDED if operation.recorded_ps is None else operation.recorded_ps for _, operation in listed
                 ),
-            ],
+            ]
         )
 
-    def _take_tasks(self, schedule: Schedule, first_operation: int, record: BlockRecord) -> None:
-        tasks = schedule.tasks
-        joins = np.array([operation.is_join for operation in schedule.operations], np.bool_)
+    def _take_tasks(self, block: ScheduleBlock, record: BlockRecord) -> None:
+        tasks = block.schedule.tasks
+        joins = np.array([operation.is_join for operation in block.schedule.operations], np.bool_)
         rows = np.flatnonzero(~joins[tasks.operation])
         self.tasks.append(
-            first_operation,
             [
-                first_operation + tasks.operation[rows],
+                block.operation[tasks.operation[rows]],
                 tasks.rank[rows],
                 record.task_begin_ps[rows],
                 record.task_end_ps[rows],
-            ],
+            ]
         )
 
-    def _take_messages(self, schedule: Schedule, first_operation: int, record: BlockRecord) -> None:
-        messages, rank = schedule.messages, schedule.tasks.rank
+    def _take_messages(self, block: ScheduleBlock, record: BlockRecord) -> None:
+        messages, rank = block.schedule.messages, block.schedule.tasks.rank
         self.num_messages += len(messages)
         self.message_bytes += int(messages.size_bytes.sum())
         self.messages.append(
-            first_operation,
             [
-                first_operation + messages.operation,
+                block.operation[messages.operation],
                 messages.index,
                 rank[messages.source_task],
                 rank[messages.target_task],
@@ -203,7 +202,7 @@ class Collected:
                 record.message_ready_ps,
                 record.message_first_injection_ps,
                 record.message_complete_ps,
-            ],
+            ]
         )
 
     def _word(self, word: str) -> int:

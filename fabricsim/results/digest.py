@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine.work import BlockRecord
-from fabricsim.workloads.schedule import Schedule
+from fabricsim.workloads.schedule import ScheduleBlock
 
 Int64 = npt.NDArray[np.int64]
 
@@ -23,23 +23,22 @@ class Digest:
         self._new: list[Int64] = []
         self._state = b""
 
-    def add(self, schedule: Schedule, first_operation: int, record: BlockRecord) -> None:
-        """Take the times of a schedule, or of a block whose operations count from ``first_operation``."""
-        tasks, messages = schedule.tasks, schedule.messages
-        operation, number = first_operation + messages.operation.astype(np.int64), messages.index.astype(np.int64)
+    def add(self, block: ScheduleBlock, record: BlockRecord) -> None:
+        """Take the times of a block."""
+        tasks, messages = block.schedule.tasks, block.schedule.messages
         self._new.append(
             np.stack(
                 [
                     record.message_complete_ps,
-                    operation,
-                    number,
+                    block.operation[messages.operation],
+                    messages.index.astype(np.int64),
                     record.message_ready_ps,
                     record.message_first_injection_ps,
                 ],
                 axis=1,
             )
         )
-        operation, number = first_operation + tasks.operation.astype(np.int64), -1 - tasks.rank.astype(np.int64)
+        operation, number = block.operation[tasks.operation], -1 - tasks.rank.astype(np.int64)
         begin_ps = record.task_begin_ps
         self._new.append(np.stack([record.task_end_ps, operation, number, begin_ps, begin_ps], axis=1))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import mmap
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +24,21 @@ MEMORY_BYTES = 1 << 20
 ALIGNMENT = 64
 
 
-class Spool:
-    """Rows that come in blocks, in any order of these, and are read in the order of their numbers.
+@dataclass(frozen=True)
+class _Block:
+    """The first and the last value of its first column, and where in the file each column begins."""
 
-    ``columns`` are the names and types; ``num_rows`` is how many rows there are so far.
+    first: int
+    last: int
+    num_rows: int
+    begins: dict[str, int]
+
+
+class Spool:
+    """Rows that come in blocks, in any order of these, and are read in the order of their first column.
+
+    That is ascending within a block, and no two blocks share a value of it. ``columns`` are the names and types;
+    ``num_rows`` is how many rows there are so far.
     """
 
     def __init__(self, columns: Mapping[str, str]) -> None:
@@ -34,13 +46,16 @@ class Spool:
         self._file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)
         weakref.finalize(self, self._file.close)
         self._end = 0
-        self._blocks: list[tuple[int, int, dict[str, int]]] = []  # number, rows, where each column begins
+        self._blocks: list[_Block] = []
         self.num_rows = 0
 
-    def append(self, number: int, columns: Sequence[Column]) -> None:
+    def append(self, columns: Sequence[Column]) -> None:
         """Add the rows of a block, a column for each name; blocks without rows leave no trace."""
-        if not len(columns[0]):
-            return
+        if len(columns[0]):
+            self._blocks.append(self._write(columns))
+            self.num_rows += len(columns[0])
+
+    def _write(self, columns: Sequence[Column]) -> _Block:
         begins = {}
         self._file.seek(self._end)
         for (name, kind), values in zip(self._columns.items(), columns, strict=True):
@@ -49,18 +64,38 @@ class Spool:
             padded = -(-len(data) // ALIGNMENT) * ALIGNMENT
             self._file.write(data.ljust(padded, b"\0"))
             self._end += padded
-        self._blocks.append((number, len(columns[0]), begins))
-        self.num_rows += len(columns[0])
+        return _Block(int(columns[0][0]), int(columns[0][-1]), len(columns[0]), begins)
+
+    def _read(self, block: _Block, names: Iterable[str]) -> list[Column]:
+        read = []
+        for name in names:
+            self._file.seek(block.begins[name])
+            kind = self._columns[name]
+            read.append(np.frombuffer(self._file.read(block.num_rows * kind.itemsize), kind))
+        return read
+
+    def _in_order(self) -> list[_Block]:
+        """Return the blocks in order, those whose rows lie between each other's joined to one."""
+        groups: list[list[_Block]] = []
+        last = -1
+        for block in sorted(self._blocks, key=lambda block: block.first):
+            if block.first > last:
+                groups.append([])
+            groups[-1].append(block)
+            last = max(last, block.last)
+        self._blocks = [group[0] if len(group) == 1 else self._joined(group) for group in groups]
+        return self._blocks
+
+    def _joined(self, group: list[_Block]) -> _Block:
+        parts = [self._read(block, self._columns) for block in group]
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        order = np.argsort(columns[0], kind="stable")
+        return self._write([column[order] for column in columns])
 
     def blocks(self, *names: str) -> Iterator[list[Column]]:
         """Read some columns, or all, block by block."""
-        for _, count, begins in sorted(self._blocks, key=lambda block: block[0]):
-            read = []
-            for name in names or self._columns:
-                self._file.seek(begins[name])
-                kind = self._columns[name]
-                read.append(np.frombuffer(self._file.read(count * kind.itemsize), kind))
-            yield read
+        for block in self._in_order():
+            yield self._read(block, names or self._columns)
 
     def table(self) -> pa.Table:
         """Map the rows into memory as an Arrow table, without copying them."""
@@ -69,12 +104,14 @@ class Spool:
         schema = pa.schema({name: pa.from_numpy_dtype(kind) for name, kind in self._columns.items()})
         if not self.num_rows:
             return schema.empty_table()
+        blocks = self._in_order()
         self._file.flush()
         memory = pa.py_buffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
         batches = []
-        for _, count, begins in sorted(self._blocks, key=lambda block: block[0]):
+        for block in blocks:
             arrays = [
-                pa.Array.from_buffers(field.type, count, [None, memory.slice(begins[field.name])]) for field in schema
+                pa.Array.from_buffers(field.type, block.num_rows, [None, memory.slice(block.begins[field.name])])
+                for field in schema
             ]
             batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
         return pa.Table.from_batches(batches)

@@ -32,8 +32,8 @@ def delayed(blocks: ScheduleBlocks, gap_factor: Mapping[int, Fraction], skew_ps:
     if not gap_factor and not skew_ps:
         return blocks
 
-    def make() -> Iterator[ScheduleBlock]:
-        for block in blocks:
+    def make(lane: int | None) -> Iterator[ScheduleBlock]:
+        for block in blocks.make(lane):
             yield replace(block, schedule=_delayed(block, gap_factor, skew_ps))
 
     return replace(blocks, make=make)

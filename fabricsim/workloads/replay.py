@@ -6,7 +6,8 @@ The trace must have passed ``trace_check.check``; only what a mode needs beyond 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -41,6 +42,9 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 MAX_OPERATIONS = 256
 MAX_MESSAGES = 1 << 20
 
+#: Each lane has its own place in the trace, with the rows around it in memory.
+MAX_LANES = 8
+
 
 def schedule_blocks(
     trace: Trace,
@@ -52,7 +56,9 @@ def schedule_blocks(
     """Make the schedule that replays a trace, block by block.
 
     The trace is read for the times from which all others count, then for what a block must know of those after it, and
-    again each time that one goes through the blocks.
+    again each time that one goes through the blocks, or through those of one lane. Two streams are in one lane where an
+    operation is on both or a row of one waits for a row of the other, in person or by way of other streams. In mode
+    ``recorded``, where no stream can fall behind, all are. There are at most MAX_LANES lanes.
 
     Rows of one (``group_id``, ``group_seq``) are one operation with a task per rank. A send and its recv are an
     operation ``send`` of one message with a task at both ends; to oneself they move nothing and stay apart. A
@@ -99,7 +105,9 @@ def schedule_blocks(
     clocks = Clocks.of(trace, _pieces(trace), recorded=mode == "recorded", computes=mode != "back-to-back")
     replay = _Replay(trace, mode, clocks, max_operations, max_messages)
     later = _Later.of(replay)
-    return ScheduleBlocks(trace.world_size, later.num_operations, later.num_tasks, lambda: replay.blocks(later))
+    return ScheduleBlocks(
+        trace.world_size, later.lanes.num_operations, later.num_tasks, lambda lane: replay.blocks(later, lane)
+    )
 
 
 def _pieces(trace: Trace) -> Iterator[tuple[int, TraceColumns]]:
@@ -132,12 +140,18 @@ class _Replay:
             check(trace)
             raise
 
-    def blocks(self, later: _Later) -> Iterator[ScheduleBlock]:
-        """Make the schedule, block by block."""
-        for section, later_begin_ps in zip(self.sections(with_splits=True), later.begin_ps, strict=True):
+    def blocks(self, later: _Later, lane: int | None) -> Iterator[ScheduleBlock]:
+        """Make the schedule of a lane, or of all as one, block by block."""
+        for section, later_begin_ps in zip(self.sections(with_splits=True), later.begins_ps(lane), strict=True):
             tasks = _SectionTasks.of(section, self)
+            if lane is None:
+                in_lane = np.ones(section.layout.first_task[-1], np.bool_)
+            else:
+                in_lane = later.lanes.of_streams(section.stream_of_task) == lane
             for begin, end in itertools.pairwise(self._cuts(tasks)):
-                yield tasks.block(begin, end, self, later, later_begin_ps)
+                operations = begin + np.flatnonzero(in_lane[section.layout.first_task[begin:end]])
+                if len(operations):
+                    yield tasks.block(operations, end, in_lane, self, later, later_begin_ps)
 
     def _cuts(self, tasks: _SectionTasks) -> Iterator[int]:
         """Say before which operations of a section blocks begin and end."""
@@ -161,27 +175,37 @@ class _Later:
     """What the blocks of a replay must know of those after them.
 
     ``awaited`` are the tasks, in ascending order, that are the last ones for which tasks of later sections wait, and
-    ``awaited_by`` the last of these; ``begin_ps`` says for each section when in those after it the first task without
-    predecessors begins.
+    ``awaited_by`` the last of these; ``begin_ps`` says for each section and stream when the first task without
+    predecessors begins there.
     """
 
-    num_operations: int
+    lanes: _Lanes
     num_tasks: int
     awaited: Int64
     awaited_by: Int64
-    begin_ps: list[int]
+    begin_ps: list[dict[int, int]]
 
     @classmethod
     def of(cls, replay: _Replay) -> _Later:
         """Go through a replay without its messages; refuse ``back-to-back`` where it leaves nothing out."""
-        num_operations = num_tasks = 0
+        num_tasks = 0
         leaves_out = replay.mode != "back-to-back"
         begin_ps, last_pairs = [], [np.empty((2, 0), dtype=np.int64)]
+        num_operations: Counter[int] = Counter()  # by the stream of their first tasks; all streams are there
+        stream_pairs: set[tuple[int, int]] = set()
         for section in replay.sections(with_splits=False):
             tasks = _SectionTasks.of(section, replay)
-            num_operations += section.num_operations
             num_tasks += section.num_tasks
-            begin_ps.append(tasks.later_begin_ps(0))
+            stream = section.stream_of_task
+            stream_pairs.update(map(tuple, section.stream_pairs.tolist()))
+            begin_ps.append(
+                {
+                    number: tasks.later_begin_ps(0, stream == number)
+                    for number in np.unique(stream[: section.num_tasks]).tolist()
+                }
+            )
+            num_operations.update(dict.fromkeys(begin_ps[-1], 0))
+            num_operations.update(stream[section.layout.first_task[: section.num_operations]].tolist())
             awaited, awaited_by = tasks.last_predecessors()
             last_pairs.append(np.stack([awaited, awaited_by])[:, awaited < section.first_task])
             leaves_out = leaves_out or _leaves_out(section, replay.clocks)
@@ -190,8 +214,55 @@ class _Later:
                 f"replay mode 'back-to-back' has no effect on {replay.trace.where}: it records no gaps, times or "
                 "computation that could be left out; use mode 'dependency'"
             )
-        after = list(itertools.accumulate(reversed([*begin_ps[1:], NO_BEGIN_PS]), min))[::-1]
-        return cls(num_operations, num_tasks, *last_of_each(*np.concatenate(last_pairs, axis=1)), after)
+        if replay.mode == "recorded":
+            stream_pairs = set(itertools.pairwise(sorted(num_operations)))
+        lanes = _Lanes.of(num_operations, stream_pairs)
+        awaited, awaited_by = last_of_each(*np.concatenate(last_pairs, axis=1))
+        return cls(lanes, num_tasks, awaited, awaited_by, begin_ps)
+
+    def begins_ps(self, lane: int | None) -> list[int]:
+        """Say for each section when in those after it the first task of a lane without predecessors begins."""
+        mine = set(self.lanes.stream[slice(None) if lane is None else self.lanes.lane == lane].tolist())
+        begins_ps = [
+            min((begin_ps for stream, begin_ps in section.items() if stream in mine), default=NO_BEGIN_PS)
+            for section in self.begin_ps
+        ]
+        return list(itertools.accumulate(reversed([*begins_ps[1:], NO_BEGIN_PS]), min))[::-1]
+
+
+@dataclass(frozen=True)
+class _Lanes:
+    """The lane of each stream, these in ascending order, and the number of operations in each lane."""
+
+    stream: Int64
+    lane: Int64
+    num_operations: tuple[int, ...]
+
+    @classmethod
+    def of(cls, num_operations: Mapping[int, int], pairs: Iterable[tuple[int, int]]) -> _Lanes:
+        """Put the two streams of each pair into one lane; of more than MAX_LANES the smallest are one."""
+        lanes = {stream: {stream} for stream in num_operations}
+        for one, other in pairs:
+            if lanes[one] is not lanes[other]:
+                lanes[one] |= lanes[other]
+                lanes.update(dict.fromkeys(lanes[other], lanes[one]))
+        by_size = sorted(
+            {min(lane): lane for lane in lanes.values()}.items(),
+            key=lambda lane: (-sum(num_operations[stream] for stream in lane[1]), lane[0]),
+        )
+        number = {stream: min(k, MAX_LANES - 1) for k, (_, lane) in enumerate(by_size) for stream in lane}
+        counts = [0] * max(1, min(len(by_size), MAX_LANES))
+        for stream, lane in number.items():
+            counts[lane] += num_operations[stream]
+        streams = sorted(number)
+        return cls(
+            np.array(streams, np.int64), np.array([number[stream] for stream in streams], np.int64), tuple(counts)
+        )
+
+    def of_streams(self, streams: Int32) -> Int64:
+        """Give the lane of each of these."""
+        found: Int64 = self.lane[np.searchsorted(self.stream, streams)]
+        return found
 
 
 def _leaves_out(section: Section, clocks: Clocks) -> bool:
@@ -271,57 +342,61 @@ class _SectionTasks:
         is_last = np.append(waiting[1:] != waiting[:-1], True)[: len(waiting)]
         return last_of_each(predecessor[is_last], self.section.first_task + waiting[is_last])
 
-    def later_begin_ps(self, first_task: int) -> int:
-        """Say when the first task without predecessors begins, from a task of the section on."""
-        begin_ps = self.not_before_ps + self.gap_ps
+    def later_begin_ps(self, first_task: int, which: Bool) -> int:
+        """Say when the first of *which* tasks begins that has no predecessors, from a task of the section on."""
+        begin_ps = np.where(which[: len(self.gap_ps)], self.not_before_ps + self.gap_ps, NO_BEGIN_PS)
         begin_ps[self.waiting] = NO_BEGIN_PS
         return int(begin_ps[first_task:].min(initial=NO_BEGIN_PS))
 
-    def block(self, begin: int, end: int, replay: _Replay, later: _Later, later_begin_ps: int) -> ScheduleBlock:
-        """Make a block of the operations ``begin`` to ``end`` - 1 of the section.
+    def block(
+        self, operations: Int64, end: int, in_lane: Bool, replay: _Replay, later: _Later, later_begin_ps: int
+    ) -> ScheduleBlock:
+        """Make a block of these operations of the section, the last of a lane before the operation ``end``.
 
-        ``later_begin_ps`` is what ``later`` says of the section.
+        ``in_lane`` says which tasks of the section are in the lane, and ``later_begin_ps`` is what ``later`` says of
+        the section.
         """
         section = self.section
-        first_task = section.layout.first_task[begin : end + 1]
-        tasks = slice(int(first_task[0]), int(first_task[-1]))
-        num_tasks = tasks.stop - tasks.start
-        before = section.first_task + tasks.start
-        pairs = slice(*np.searchsorted(self.waiting, [tasks.start, tasks.stop]))
-        waiting, predecessor = self.waiting[pairs] - tasks.start, self.predecessor[pairs]
-        inside = predecessor >= before
-        operations, message_blocks = _expand(section, replay.clocks, begin, end)
+        first_task, end_task = section.layout.first_task[operations], section.layout.first_task[operations + 1]
+        tasks = slices(first_task, end_task - first_task)
+        later_task = int(section.layout.first_task[end])
+        pairs = np.arange(*np.searchsorted(self.waiting, [tasks[0], later_task]))
+        pairs = pairs[in_lane[self.waiting[pairs]]]
+        waiting, predecessor = np.searchsorted(tasks, self.waiting[pairs]), self.predecessor[pairs]
+        inside = predecessor >= section.first_task + tasks[0]
+        expanded, message_blocks = _expand(section, replay.clocks, operations)
         # Tasks of the block for which those of later blocks wait, in this section and in others.
-        mine = [before, before + num_tasks]
-        here, here_by = self.last_predecessors(tasks.stop)
+        mine = section.first_task + np.array([tasks[0], later_task])
+        here, here_by = self.last_predecessors(later_task)
         here_mine = slice(*np.searchsorted(here, mine))
         there_mine = slice(*np.searchsorted(later.awaited, mine))
         awaited, awaited_by = last_of_each(
-            np.concatenate([here[here_mine], later.awaited[there_mine]]),
+            np.concatenate([here[here_mine], later.awaited[there_mine]]) - section.first_task,
             np.concatenate([here_by[here_mine], later.awaited_by[there_mine]]),
         )
+        awaited, awaited_by = awaited[in_lane[awaited]], awaited_by[in_lane[awaited]]
         return ScheduleBlock(
             schedule=Schedule(
                 replay.trace.world_size,
-                operations,
+                expanded,
                 Tasks(
-                    operation=np.repeat(np.arange(end - begin, dtype=np.int32), np.diff(first_task)),
+                    operation=np.repeat(np.arange(len(operations), dtype=np.int32), end_task - first_task),
                     rank=self.rank[tasks],
                     gap_ps=self.gap_ps[tasks],
                     not_before_ps=self.not_before_ps[tasks],
                     launches=self.launches[tasks],
-                    predecessor_first=offsets(np.bincount(waiting[inside], minlength=num_tasks)),
-                    predecessors=(predecessor[inside] - before).astype(np.int32),
+                    predecessor_first=offsets(np.bincount(waiting[inside], minlength=len(tasks))),
+                    predecessors=np.searchsorted(tasks, predecessor[inside] - section.first_task).astype(np.int32),
                 ),
-                join_messages(first_task[:-1] - tasks.start, message_blocks),
+                join_messages(offsets(end_task - first_task)[:-1], message_blocks),
             ),
-            first_operation=section.first_operation + begin,
-            first_task=before,
+            operation=section.first_operation + operations,
+            task=section.first_task + tasks,
             earlier_task=waiting[~inside],
             earlier_predecessor=predecessor[~inside],
-            awaited=awaited - before,
+            awaited=np.searchsorted(tasks, awaited),
             awaited_by=awaited_by,
-            later_begin_ps=min(self.later_begin_ps(tasks.stop), later_begin_ps),
+            later_begin_ps=min(self.later_begin_ps(later_task, in_lane), later_begin_ps),
         )
 
 
@@ -334,24 +409,23 @@ def last_of_each(task: Int64, by: Int64) -> tuple[Int64, Int64]:
 
 
 def _expand(
-    section: Section, clocks: Clocks, begin: int, end: int
+    section: Section, clocks: Clocks, chosen: Int64
 ) -> tuple[tuple[Operation, ...], list[tuple[int | Int64, MessageBlock]]]:
-    """Make the operations ``begin`` to ``end`` - 1 of a section, and the messages of those that move anything.
+    """Make some operations of a section, in ascending order, and the messages of those that move anything.
 
-    Messages come with numbers of operations that count from ``begin``.
+    Messages come with numbers of operations that count those.
     """
     columns, layout = section.columns, section.layout
-    first = layout.first_task[begin : end + 1]
-    members = layout.row_of_task[first[0] : first[-1]]
-    first = first - first[0]
+    first_task, num_tasks = layout.first_task[chosen], np.diff(layout.first_task)[chosen]
+    members, first = layout.row_of_task[slices(first_task, num_tasks)], offsets(num_tasks)
     is_join = (members[first[:-1]] >= len(columns)).tolist()
-    recorded_ps = section.recorded_ps(clocks, begin, end)
+    recorded_ps = section.times.recorded_ps(clocks, members, first)
     operations: list[Operation] = []
     blocks: list[tuple[int | Int64, MessageBlock]] = []
     sends: list[int] = []
     known: dict[tuple[object, ...], MessageBlock] = {}  # many operations of a trace are alike
-    for number, (first_task, end_task) in enumerate(itertools.pairwise(first.tolist())):
-        rows = members[first_task:end_task]
+    for number, (begin, end) in enumerate(itertools.pairwise(first.tolist())):
+        rows = members[begin:end]
         row = int(rows[0])
         if is_join[number]:
             rank = int(section.order.join_rank[row - len(columns)])

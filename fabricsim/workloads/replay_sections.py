@@ -131,15 +131,28 @@ class Section:
         mine: Bool = self.layout.operation < self.num_operations
         return mine
 
+    @property
+    def stream_of_task(self) -> Int32:
+        """The stream of each task, a join's being that of the row before which it stands."""
+        stream = self.columns.stream
+        streams: Int32 = np.concatenate([stream, stream[self.order.join_before]])[self.layout.row_of_task]
+        return streams
+
+    @property
+    def stream_pairs(self) -> Int64:
+        """Pairs of different streams that wait for each other or share an operation; shape [pairs, 2]."""
+        stream, order, layout = self.columns.stream, self.order, self.layout
+        stream = np.concatenate([stream, stream[order.join_before], self.earlier.stream])
+        waiting = order.waiting
+        leader = layout.row_of_task[layout.first_task[layout.operation]]
+        one = np.concatenate([stream[waiting], stream[: len(leader)]])
+        other = np.concatenate([stream[order.rows], stream[leader]])
+        mine = np.concatenate([self.own[waiting], self.own]) & (one != other)
+        return np.unique(np.stack([one[mine], other[mine]], axis=1).astype(np.int64), axis=0)
+
     def gaps_ns(self, clocks: Clocks) -> Int64:
         """Give the gap before each row; what is no row of its own may have any."""
         return self.times.gaps(self.columns, clocks, self.order, self.earlier.end_ns, self.layout.operation)
-
-    def recorded_ps(self, clocks: Clocks, begin: int, end: int) -> list[int | None]:
-        """Give what the operations ``begin`` to ``end`` - 1 took, waiting for late ranks left out; None if unknown."""
-        first = self.layout.first_task[begin : end + 1]
-        rows = self.layout.row_of_task[first[0] : first[-1]]
-        return self.times.recorded_ps(clocks, rows, first - first[0])
 
     def names_other_ranks(self) -> bool:
         """Whether one of its rows is to wait for a row of another rank."""
@@ -356,9 +369,8 @@ class _Reader:
         if self.keeps_op_ids:
             mine = np.flatnonzero(own)
             mine = mine[np.argsort(columns.op_id[mine], kind="stable")]
-            # What deps name has no place on a stream, and takes no memory for one.
-            stream, batch_id = np.broadcast_to(np.int32(0), len(mine)), np.broadcast_to(np.int64(0), len(mine))
-            self.named.append(replace(rows.take(mine), stream=stream, batch_id=batch_id))
+            # What deps name is in no batch, and takes no memory for one.
+            self.named.append(replace(rows.take(mine), batch_id=np.broadcast_to(np.int64(0), len(mine))))
 
 
 class Cut:

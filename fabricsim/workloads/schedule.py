@@ -100,22 +100,24 @@ NO_BEGIN_PS = 2**62
 
 @dataclass(frozen=True)
 class ScheduleBlock:
-    """Successive operations of a workload, and what ties them to the blocks before and after.
+    """Operations that stand next to one another in a lane, and what ties them to the blocks before and after.
 
     ``schedule`` numbers operations, tasks and messages from 0 and holds the predecessors inside the block;
-    ``first_operation`` and ``first_task`` are the numbers that its first ones have in the whole workload. Task
-    ``earlier_task[k]`` of the block waits besides for ``earlier_predecessor[k]``, a task of an earlier block that is
-    counted in the whole workload. No task waits for one of a later block.
+    ``operation`` and ``task`` are the numbers, ascending, that its operations and tasks have in the whole workload.
+    Task ``earlier_task[k]`` of the block waits besides for ``earlier_predecessor[k]``, a task of an earlier block that
+    is counted in the whole workload. No task waits for one of a later block.
 
     So that a reader knows when the next block is needed: the tasks ``awaited`` of the block, in ascending order, are
     those that stand last among the predecessors of a task of a later block, and the last task for which
     ``awaited[k]`` does is ``awaited_by[k]`` of the whole workload. In no later block does a task without predecessors
     begin before ``later_begin_ps`` (``not_before_ps`` + ``gap_ps`` of the first one; NO_BEGIN_PS where there is none).
+
+    All this holds within a lane: no task waits for one of another lane.
     """
 
     schedule: Schedule
-    first_operation: int
-    first_task: int
+    operation: Int64
+    task: Int64
     earlier_task: Int64
     earlier_predecessor: Int64
     awaited: Int64
@@ -127,23 +129,32 @@ class ScheduleBlock:
 class ScheduleBlocks:
     """A workload in blocks, which are made each time that one goes through them.
 
-    The engine needs one block after the other, so that long workloads need not be held as a whole.
+    The engine needs one block after the other, so that long workloads need not be held as a whole. *Lanes* are parts
+    of a workload that do not wait for each other, so that a run can be much farther in one than in another; lane l has
+    ``lane_operations[l]`` operations. ``make`` gives the blocks of a lane, or for ``None`` those of the whole workload,
+    as if it were one lane.
     """
 
     num_ranks: int
-    num_operations: int
+    lane_operations: tuple[int, ...]
     num_tasks: int
-    make: Callable[[], Iterator[ScheduleBlock]]
+    make: Callable[[int | None], Iterator[ScheduleBlock]]
 
     @classmethod
     def of(cls, schedule: Schedule) -> ScheduleBlocks:
         """Take a schedule as one block."""
         none = np.empty(0, dtype=np.int64)
-        block = ScheduleBlock(schedule, 0, 0, none, none, none, none, NO_BEGIN_PS)
-        return cls(schedule.num_ranks, len(schedule.operations), len(schedule.tasks), lambda: iter([block]))
+        operation, task = np.arange(len(schedule.operations)), np.arange(len(schedule.tasks))
+        block = ScheduleBlock(schedule, operation, task, none, none, none, none, NO_BEGIN_PS)
+        return cls(schedule.num_ranks, (len(schedule.operations),), len(schedule.tasks), lambda lane: iter([block]))
+
+    @property
+    def num_operations(self) -> int:
+        """Number of operations in all lanes."""
+        return sum(self.lane_operations)
 
     def __iter__(self) -> Iterator[ScheduleBlock]:
-        return self.make()
+        return self.make(None)
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fabricsim.engine import backends
 from fabricsim.engine.check import check
 from fabricsim.engine.driver import RunFigures, RunRecord, Simulation
 from fabricsim.engine.layout import Code
 from fabricsim.engine.work import BlockRecord, FreeRows
 from fabricsim.fabrics import load_fabric
+from fabricsim.results.digest import Digest
+from fabricsim.workloads.replay import schedule_blocks
 from fabricsim.workloads.schedule import NO_BEGIN_PS, Messages, Schedule, ScheduleBlock, ScheduleBlocks, Tasks, offsets
+from fabricsim.workloads.trace import Trace
+from tests.engine.kernels import NUMBA, C
 from tests.oracle.cases import Case, MessageDraft, OperationDraft, TaskDraft, build_schedule, cases
-
-C = pytest.param(
-    "c",
-    marks=pytest.mark.skipif(backends.c_problem() is not None, reason=f"the C kernel is {backends.c_problem()}"),
-)
+from tests.workloads.trace_cases import write_long_trace
 
 
 def cut(schedule: Schedule, operations: int) -> ScheduleBlocks:
@@ -69,8 +69,8 @@ def cut(schedule: Schedule, operations: int) -> ScheduleBlocks:
                         waits_for=messages.waits_for[waits] - sent.start,
                     ),
                 ),
-                first_operation=first,
-                first_task=low,
+                operation=np.arange(first, first + len(mine)),
+                task=np.arange(low, high),
                 earlier_task=waiting[earlier] - low,
                 earlier_predecessor=tasks.predecessors[earlier].astype(np.int64),
                 awaited=np.array(awaited, np.int64) - low,
@@ -78,7 +78,7 @@ def cut(schedule: Schedule, operations: int) -> ScheduleBlocks:
                 later_begin_ps=int(begin_ps[high:].min(initial=NO_BEGIN_PS)),
             )
         )
-    return ScheduleBlocks(schedule.num_ranks, len(schedule.operations), len(tasks), lambda: iter(blocks))
+    return ScheduleBlocks(schedule.num_ranks, (len(schedule.operations),), len(tasks), lambda lane: iter(blocks))
 
 
 class Blocks:
@@ -102,7 +102,7 @@ class Blocks:
         for block, record in retired:
             assert (record.task_end_ps >= self.horizon_ps).all()
             assert (record.message_complete_ps >= self.horizon_ps).all()
-            self.retired.append((block.first_operation, record))
+            self.retired.append((int(block.operation[0]), record))
         self.horizon_ps = horizon_ps
 
     def run(self) -> RunRecord:
@@ -183,7 +183,7 @@ def chained(case: Case, times: int) -> Case:
     )
 
 
-@pytest.mark.parametrize("kernel", [C, "numba"])
+@pytest.mark.parametrize("kernel", [C, NUMBA])
 @settings(max_examples=60)
 @given(case=cases(), operations=st.sampled_from([1, 2, 7]), times=st.sampled_from([1, 5]))
 def test_blocks_give_the_record_of_the_whole(case: Case, operations: int, times: int, kernel: str) -> None:
@@ -192,7 +192,7 @@ def test_blocks_give_the_record_of_the_whole(case: Case, operations: int, times:
     assert_same(Blocks(case, operations, kernel).run(), whole(case))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(case=cases(), operations=st.sampled_from([1, 2]), slice_events=st.integers(1, 300))
 def test_invariants_hold_between_slices_of_blocks(case: Case, operations: int, slice_events: int) -> None:
     """``check`` finds nothing to complain about while blocks come and go."""
@@ -230,6 +230,37 @@ def test_tables_do_not_grow_with_the_workload(threads: int) -> None:
     small, large = sizes
     small["packets"] = large["packets"] = 0  # they double when a round finds too few
     assert large == small
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tables_do_not_grow_where_a_stream_runs_ahead(tmp_path: Path, threads: int) -> None:
+    """Computation waits for no collective and is soon hundreds of operations ahead: lanes hold what is at hand."""
+    network, terminals = load_fabric("nvl72").network(), np.arange(4, dtype=np.int32)
+    lengths = {}
+    for num_operations in (150, 750):
+        write_long_trace(tmp_path / "x.arrow", num_operations, num_ranks=4)
+        lanes = schedule_blocks(Trace.open(tmp_path / "x.arrow"), max_operations=16)
+        assert len(lanes.lane_operations) == 2
+        one_lane = replace(lanes, lane_operations=(lanes.num_operations,), make=lambda _, lanes=lanes: iter(lanes))
+        for kind, blocks in (("lanes", lanes), ("one lane", one_lane)):
+            digest = Digest()
+
+            def take(
+                retired: list[tuple[ScheduleBlock, BlockRecord]], horizon_ps: int, digest: Digest = digest
+            ) -> None:
+                for block, record in retired:
+                    digest.add(block, record)
+                digest.advance(horizon_ps)
+
+            run = Simulation(network, blocks, terminals, threads=threads, sink=take)
+            run.run_to_end()
+            check(run.state, run.network)
+            tables = {name: len(table) for name, table in run.state._asdict().items() if name != "packets"}
+            lengths[kind, num_operations] = tables, digest.hexdigest()
+        assert lengths["lanes", num_operations][1] == lengths["one lane", num_operations][1]
+    assert lengths["lanes", 750][0] == lengths["lanes", 150][0]
+    for name in ("messages", "parts", "tasks"):
+        assert lengths["one lane", 750][0][name] > 2 * lengths["one lane", 150][0][name]
 
 
 def test_free_rows_are_joined() -> None:

@@ -7,7 +7,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,10 +17,11 @@ from fabricsim.engine.layout import Code, Part, State
 from fabricsim.engine.state import grow
 from fabricsim.fabrics import load_fabric
 from fabricsim.workloads.collectives import collective
+from tests.engine.kernels import needs_c, needs_numba
 from tests.oracle.cases import Case, MessageDraft, OperationDraft, TaskDraft, build_schedule, cases
 from tests.oracle.test_oracle import fabric, star
 
-pytestmark = pytest.mark.skipif(backends.c_problem() is not None, reason=f"the C kernel is {backends.c_problem()}")
+pytestmark = needs_c
 
 
 def simulation(case: Case, kernel: str) -> Simulation:
@@ -69,6 +69,7 @@ def small_case() -> Case:
     return Case(fabric(star(ranks)), schedule, 5, tuple(range(ranks)))
 
 
+@needs_numba
 @settings(max_examples=25)
 @given(case=cases())
 def test_kernels_go_in_lock_step(case: Case) -> None:
@@ -81,6 +82,7 @@ def test_kernels_go_in_lock_step(case: Case) -> None:
         assert difference(ours.state, theirs.state) is None
 
 
+@needs_numba
 @settings(max_examples=300)
 @given(case=cases(), slice_events=st.integers(1, 400))
 def test_kernels_end_alike(case: Case, slice_events: int) -> None:
@@ -95,6 +97,7 @@ def test_kernels_end_alike(case: Case, slice_events: int) -> None:
     check(ours.state, ours.network)
 
 
+@needs_numba
 @settings(max_examples=60)
 @given(case=cases(), slices=st.lists(st.tuples(st.sampled_from(["c", "numba"]), st.integers(0, 60)), max_size=12))
 def test_a_run_may_change_kernels(case: Case, slices: list[tuple[str, int]]) -> None:

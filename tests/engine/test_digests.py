@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fabricsim as fs
-from fabricsim.engine import backends, driver, threads
+from fabricsim.engine import driver, threads
 from fabricsim.engine.driver import RunRecord, run_schedule
 from fabricsim.engine.folding import fold, unfolded
 from fabricsim.results.run import load_trace
+from tests.engine.kernels import COMPILED
 from tests.engine.test_folding import fitting
 from tests.oracle.cases import Case, cases, random_cases
 from tests.results.small import digest_of
 
 TRACES = Path(__file__).resolve().parents[2] / "traces"
-KERNELS = tuple(kernel.name for kernel in backends.available() if kernel.usable and kernel.name != "python")
 
 #: What a record says of the engine and not of the run.
 OF_THE_ENGINE = ("engine_s", "kernel", "kernel_reason", "threads")
@@ -53,7 +53,7 @@ def records(case: Case) -> dict[tuple[str, int, bool], RunRecord]:
                 threads=count,
             )
         )
-        for kernel, count, folding in product(KERNELS, (1, 2), foldings)
+        for kernel, count, folding in product(COMPILED, (1, 2), foldings)
     }
 
 
@@ -104,7 +104,7 @@ def test_random_cases_of_several_planes_have_one_digest(case: Case, turn_events:
         patch.setattr(threads, "TURN_EVENTS", turn_events)
         found = records(case)
     assert {(count, folded) for _, count, folded in found} == set(product((1, 2), (False, True)))
-    assert {found[kernel, 2, False].threads for kernel in KERNELS} == {2}
+    assert {found[kernel, 2, False].threads for kernel in COMPILED} == {2}
     assert_alike(case, list(found.values()))
 
 
@@ -121,7 +121,7 @@ def test_traces_have_one_digest(trace: str, fabric: str, folds: bool) -> None:
     """A replay of each shipped trace has one digest and one count of packet-hops, however it is computed."""
     workload = load_trace(TRACES / trace)
     found = set()
-    for kernel, count, asked in product(KERNELS, (1, 2), (False, True)):
+    for kernel, count, asked in product(COMPILED, (1, 2), (False, True)):
         result = fs.simulate(fabric, workload, kernel=kernel, threads=count, fold=asked)
         assert result.info.folded == (asked and folds)
         if not result.info.folded:

@@ -18,6 +18,7 @@ from fabricsim.fabrics import load_fabric
 from fabricsim.fabrics.network import Network
 from fabricsim.workloads.collectives import collective
 from fabricsim.workloads.schedule import Schedule
+from tests.engine.kernels import needs_numba
 from tests.oracle.cases import MessageDraft, OperationDraft, TaskDraft, build_schedule
 from tests.oracle.test_oracle import fabric, star
 
@@ -97,6 +98,7 @@ def test_progress_is_told_and_grows() -> None:
     assert last.packet_hops == record.packet_hops == 2 * record.packets
 
 
+@needs_numba
 def test_a_compilation_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the start of a Numba run waits for is reported before anything is simulated; a ready kernel reports none."""
     seen: list[Progress] = []

@@ -73,7 +73,7 @@ def fitting(case: Case) -> Case:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(case=st.one_of(random_cases(whole=True), synchronised_cases(whole=True)).map(fitting))
 def test_random_cases_unfold_to_the_whole(case: Case) -> None:
     """Traffic that uses all planes is folded on any Clos, and on any network every figure is that of the whole run."""

@@ -14,7 +14,7 @@ from fabricsim.fabrics.topologies import Link, Tier, clos, full_mesh
 from fabricsim.results.collected import Collected
 from fabricsim.results.digest import Digest
 from fabricsim.results.result import Result, RunInfo
-from fabricsim.workloads.schedule import Schedule
+from fabricsim.workloads.schedule import Schedule, ScheduleBlocks
 from fabricsim.workloads.trace import Clock, Trace, trace_from_rows
 from tests.oracle.cases import MessageDraft, OperationDraft, TaskDraft, build_schedule
 
@@ -94,7 +94,8 @@ def finished(network: Network, schedule: Schedule, record: RunRecord) -> Result:
 def digest_of(schedule: Schedule, record: Any) -> str:
     """The digest of a schedule that comes as a whole."""
     digest = Digest()
-    digest.add(schedule, 0, record)
+    (block,) = ScheduleBlocks.of(schedule)
+    digest.add(block, record)
     return digest.hexdigest()
 
 

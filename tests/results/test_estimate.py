@@ -141,7 +141,7 @@ def test_a_long_run_is_left(tiny: fs.FabricSpec, monkeypatch: pytest.MonkeyPatch
 def test_a_short_run_is_its_own_measure(tiny: fs.FabricSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ends within the calibration, if at its very end, is all of what was measured."""
     monkeypatch.setattr(module, "CALIBRATION_S", 0.0)
-    found = estimate(tiny, workload("all_to_all", "1KiB", 4), kernel="python")
+    found = estimate(tiny, workload("all_to_all", "1KiB", 4), kernel="python", threads=1)
     assert found.calibration.whole
     assert found.calibration.packet_hops == found.packet_hops_simulated
     assert found.engine_s == found.calibration.elapsed_s

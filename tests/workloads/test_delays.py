@@ -43,7 +43,7 @@ def test_a_task_that_waits_for_an_earlier_block_is_no_first_one() -> None:
     """In the second of two blocks nothing is put off."""
     (block,) = two_operations()
     follows = replace(block, earlier_task=np.array([1]), earlier_predecessor=np.array([0]))
-    blocks = replace(two_operations(), make=lambda: iter([follows]))
+    blocks = replace(two_operations(), make=lambda lane: iter([follows]))
     assert schedule_of(delayed(blocks, {}, {1: 40})).tasks.not_before_ps.tolist() == [0, 0, 100, 100]
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from fabricsim.errors import ConfigError, TraceError
 from fabricsim.workloads import trace_file
 from fabricsim.workloads.replay import MODES, Mode, schedule_blocks
-from fabricsim.workloads.schedule import NO_BEGIN_PS, Messages, Schedule, ScheduleBlock, ScheduleBlocks, Tasks
+from fabricsim.workloads.schedule import NO_BEGIN_PS, Int64, Messages, Schedule, ScheduleBlock, ScheduleBlocks, Tasks
 from fabricsim.workloads.schedule_check import check_schedule
-from fabricsim.workloads.trace import Trace, check
+from fabricsim.workloads.trace import Clock, Trace, check
 from tests.workloads.joined import joined
 from tests.workloads.trace_cases import (
     all_reduce,
@@ -45,22 +45,38 @@ def assert_same(one: Schedule, other: Schedule) -> None:
 
 
 def assert_tied(blocks: ScheduleBlocks) -> list[ScheduleBlock]:
-    """Hold what the blocks say of one another against the blocks themselves."""
+    """Hold what the blocks say of one another against the blocks themselves; return those of the whole."""
     made = list(blocks)
-    num_operations = num_tasks = 0
+    assert_numbered(made, np.arange(blocks.num_operations), np.arange(blocks.num_tasks))
+    in_lanes = [list(blocks.make(lane)) for lane in range(len(blocks.lane_operations))]
+    assert [sum(len(block.operation) for block in lane) for lane in in_lanes] == list(blocks.lane_operations)
+    assert_same(joined([block for lane in in_lanes for block in lane]), joined(made))
+    for lane in [made, *in_lanes]:
+        assert_tied_in_lane(lane)
+    return made
+
+
+def assert_numbered(made: list[ScheduleBlock], operations: Int64, tasks: Int64) -> None:
+    """Compare the numbers of all operations and tasks with what they should be."""
+    assert np.array_equal(np.concatenate([block.operation for block in made]), operations)
+    assert np.array_equal(np.concatenate([block.task for block in made]), tasks)
+
+
+def assert_tied_in_lane(made: list[ScheduleBlock]) -> None:
+    """Hold what the blocks of a lane say of one another against these blocks."""
+    known: set[int] = set()
     for block in made:
         check_schedule(block.schedule)
-        assert (block.first_operation, block.first_task) == (num_operations, num_tasks)
-        assert (block.earlier_predecessor < block.first_task).all()
-        num_operations += len(block.schedule.operations)
-        num_tasks += len(block.schedule.tasks)
-    assert (blocks.num_operations, blocks.num_tasks) == (num_operations, num_tasks)
+        assert (len(block.operation), len(block.task)) == (len(block.schedule.operations), len(block.schedule.tasks))
+        assert known.issuperset(block.earlier_predecessor.tolist())
+        assert min(block.task, default=0) > max(known, default=-1)
+        known.update(block.task.tolist())
     by_last: dict[int, int] = {}  # the last of the tasks of later blocks that wait for each as their last predecessor
     begin_ps = NO_BEGIN_PS
     for block in reversed(made):
         tasks = block.schedule.tasks
-        mine = sorted(task for task in by_last if task >= block.first_task)
-        assert block.awaited.tolist() == [task - block.first_task for task in mine]
+        mine = sorted(by_last.keys() & set(block.task.tolist()))
+        assert block.task[block.awaited].tolist() == mine
         assert block.awaited_by.tolist() == [by_last.pop(task) for task in mine]
         assert block.later_begin_ps == begin_ps
         inside = np.diff(tasks.predecessor_first) > 0
@@ -69,11 +85,10 @@ def assert_tied(blocks: ScheduleBlocks) -> list[ScheduleBlock]:
             if not inside[task]:
                 last[task] = max(predecessor, last.get(task, -1))
         for task, predecessor in last.items():
-            by_last[predecessor] = max(block.first_task + task, by_last.get(predecessor, -1))
+            by_last[predecessor] = max(int(block.task[task]), by_last.get(predecessor, -1))
         free = np.diff(tasks.predecessor_first) == 0
         free[block.earlier_task] = False
         begin_ps = min(begin_ps, int((tasks.not_before_ps + tasks.gap_ps)[free].min(initial=NO_BEGIN_PS)))
-    return made
 
 
 @pytest.fixture
@@ -107,10 +122,12 @@ def assert_same_in_blocks(trace: Trace, mode: Mode, sizes: Sequence[int], piece_
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 2**32), st.integers(1, 9), st.sampled_from(MODES))
-def test_blocks_make_up_the_schedule_of_the_whole_trace(seed: int, piece_rows: int, mode: Mode) -> None:
+@given(st.integers(0, 2**32), st.integers(1, 9), st.sampled_from(MODES), st.sampled_from([1, 2, 7]))
+def test_blocks_make_up_the_schedule_of_the_whole_trace(
+    seed: int, piece_rows: int, mode: Mode, max_operations: int
+) -> None:
     """For any trace, pieces of any size and blocks of 1, 2 and 7 operations."""
-    assert_same_in_blocks(random_trace(Random(seed)), mode, (1, 2, 7), piece_rows)
+    assert_same_in_blocks(random_trace(Random(seed)), mode, (max_operations,), piece_rows)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -152,6 +169,27 @@ def test_a_whole_schedule_is_one_block() -> None:
     blocks = ScheduleBlocks.of(schedule)
     (block,) = assert_tied(blocks)
     assert block.schedule is schedule is joined(blocks)
+
+
+def test_streams_that_do_not_wait_for_each_other_are_lanes() -> None:
+    """Streams 5 and 8 meet in an all_reduce, 5 and 2 where a row names another; stream 4 is on its own."""
+    rows = [
+        *(row | {"stream": stream} for row, stream in zip(all_reduce(), (5, 8), strict=True)),
+        compute(0, duration_ns=1, stream=2),
+        compute(0, duration_ns=2, stream=4),
+        compute(1, duration_ns=3, stream=4),
+        compute(0, duration_ns=4, stream=5, deps=[2]),
+        compute(0, duration_ns=5, stream=4),
+    ]
+    rows = [{"op_id": number, **row} for number, row in enumerate(rows)]
+    for max_operations in (1, 100):
+        blocks = schedule_blocks(pair_trace(rows), max_operations=max_operations)
+        assert_tied(blocks)
+        lanes = [np.concatenate([block.operation for block in blocks.make(lane)]).tolist() for lane in range(2)]
+        assert lanes == [[0, 1, 4], [2, 3, 5]]
+        assert blocks.lane_operations == (3, 3)
+    timed = [row | {"t_start_ns": number, "t_end_ns": number + 1} for number, row in enumerate(rows)]
+    assert schedule_blocks(pair_trace(timed, clock=Clock(aligned=True)), "recorded").lane_operations == (6,)
 
 
 @pytest.mark.usefixtures("_small_pieces")
