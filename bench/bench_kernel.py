@@ -5,9 +5,8 @@ With ``--benchmark-disable`` each bench runs one round of a small load, to show 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from fabricsim.engine.folding import fold
 
 SMALL_NUM_PACKETS = 1 << 12
 BULK_FABRICS = ("nvl72", "cloudmatrix384")
-CLOS_FABRICS = ("clos72", "clos384", "clos768")
 
 
 def bulk_size(benchmark: BenchmarkFixture) -> str:
@@ -46,39 +44,26 @@ def bench_kernels(benchmark: BenchmarkFixture, case: Case) -> None:
     check_equal(compare(benchmark, "kernels", vars(case), variants, rounds=3))
 
 
-@pytest.mark.parametrize("packet_bytes", PACKETS_BYTES)
+@pytest.mark.parametrize(
+    ("packet_bytes", "packets_per_share"), [*((size, 1) for size in PACKETS_BYTES), (max(PACKETS_BYTES), 8)]
+)
 @pytest.mark.parametrize("kernel", compiled_kernels())
-def bench_terminals(benchmark: BenchmarkFixture, kernel: str, packet_bytes: int) -> None:
-    """As many packets of a uniform load on 72, 384 and 768 terminals of one kind of Clos."""
-    num_packets = dict.fromkeys(CLOS_FABRICS, uniform_packets("clos768", packet_bytes, packets_per_share=1))
-    row = {"kernel": kernel, "packet_bytes": packet_bytes}
-    compare_terminals(benchmark, "terminals", row, num_packets)
+def bench_terminals(benchmark: BenchmarkFixture, kernel: str, packet_bytes: int, packets_per_share: int) -> None:
+    """As many packets of a uniform load on 72, 384 and 768 terminals of one kind of Clos.
 
-
-@pytest.mark.parametrize("packets_per_share", [8, 16])
-@pytest.mark.parametrize("kernel", compiled_kernels())
-def bench_pairs(benchmark: BenchmarkFixture, kernel: str, packets_per_share: int) -> None:
-    """The same bytes for every pair on 72, 384 and 768 terminals: several packets per plane, of the largest size."""
-    packet_bytes = max(PACKETS_BYTES)
-    num_packets = {fabric: uniform_packets(fabric, packet_bytes, packets_per_share) for fabric in CLOS_FABRICS}
-    row = {"kernel": kernel, "packet_bytes": packet_bytes, "packets per pair and plane": packets_per_share}
-    compare_terminals(benchmark, "pairs", row, num_packets)
-
-
-def compare_terminals(
-    benchmark: BenchmarkFixture, table: str, row: Mapping[str, Any], num_packets: Mapping[str, int]
-) -> None:
-    """Compare uniform loads of so many packets, by fabric."""
-    load = "uniform"
+    With one packet per share the 768 spend their time on messages.
+    """
+    num_packets, load = uniform_packets("clos768", packet_bytes, packets_per_share), "uniform"
     if benchmark.disabled:
-        num_packets, load = dict.fromkeys(num_packets, SMALL_NUM_PACKETS), "permutation"  # which has no least size
+        num_packets, load = SMALL_NUM_PACKETS, "permutation"  # which has no least size
     variants = {
         f"{fabric.removeprefix('clos')} terminals": partial(
-            Case(fabric, row["packet_bytes"], "ample", load).simulation, kernel=row["kernel"], num_packets=count
+            Case(fabric, packet_bytes, "ample", load).simulation, kernel=kernel, num_packets=num_packets
         )
-        for fabric, count in num_packets.items()
+        for fabric in ("clos72", "clos384", "clos768")
     }
-    compare(benchmark, table, row, variants, rounds=3)
+    row = {"kernel": kernel, "packet_bytes": packet_bytes, "packets per share": packets_per_share}
+    compare(benchmark, "terminals", row, variants, rounds=3)
 
 
 @pytest.mark.parametrize("fabric", BULK_FABRICS)

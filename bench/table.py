@@ -14,7 +14,6 @@ TITLES = {
     "bulk": "The bars: 64 MiB all_to_all in the fabric's own packets",
     "kernels": "Kernel against kernel",
     "terminals": "Terminals against terminals",
-    "pairs": "Terminals against terminals, the same bytes for every pair",
     "threads": "Two threads against one",
     "folding": "Folded against not folded",
     "peer": "A peer's process against ours",
