@@ -30,6 +30,7 @@ examples:
   fabricsim run nvl72 all_to_all --size 64MiB
   fabricsim run cloudmatrix384 all_reduce --min-size 1MiB --max-size 64MiB
   fabricsim replay traces/moe-ep64.arrow --fabric cloudmatrix384 --fabric nvl72
+  fabricsim replay traces/moe-ep64.arrow --fabric nvl72 -o moe-nvl72
   fabricsim faults nvl72 all_to_all --each switch --size 16MiB
   fabricsim fabrics nvl72
   fabricsim trace generate moe --ep 64 --tokens 1024 -o moe.arrow
@@ -153,6 +154,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--estimate",
         action="store_true",
         help="do not run; say what the run would take in packet-hops, time and memory",
+    )
+    running.add_argument(
+        "-o", "--output", metavar="DIR", help="write summary and tables of each result into this new or empty folder"
+    )
+    running.add_argument("--format", metavar="NAME", help="of these tables: arrow or parquet (default: arrow)")
+    running.add_argument(
+        "--messages", type=int, metavar="N", help="of more messages than this keep the N slowest (default: 1,000,000)"
     )
 
     def command(group: Any, name: str, function: Any, help_text: str, *parents: Any) -> _Parser:
@@ -316,7 +324,7 @@ def _fabrics(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from fabricsim.fabrics import load_fabric, parse_overrides
-    from fabricsim.results import console
+    from fabricsim.results import console, output
     from fabricsim.results.run import collective_sweep
 
     fabric = load_fabric(args.fabric).with_overrides(parse_overrides(args.set, racks=args.racks))
@@ -331,30 +339,34 @@ def _run(args: argparse.Namespace) -> None:
         tokens=args.tokens,
         skew=args.skew,
     )
-    _simulate(args, [(fabric, workload) for workload in workloads], console.run_answer)
+    _simulate(args, [(fabric, workload) for workload in workloads], console.run_answer, output.by_size)
 
 
 def _replay(args: argparse.Namespace) -> None:
     from fabricsim.fabrics import load_fabric, parse_overrides
-    from fabricsim.results import console
+    from fabricsim.results import console, output
     from fabricsim.results.run import load_trace
 
     overrides = parse_overrides(args.set, racks=args.racks)
     fabrics = [load_fabric(name).with_overrides(overrides) for name in args.fabric]
     workload = load_trace(args.trace, mode=args.mode)
-    _simulate(args, [(fabric, workload) for fabric in fabrics], console.replay_answer)
+    _simulate(args, [(fabric, workload) for fabric in fabrics], console.replay_answer, output.by_fabric)
 
 
 def _simulate(
     args: argparse.Namespace,
     runs: Sequence[tuple[FabricSpec, Workload]],
     lay_out: Callable[[Sequence[Any]], RenderableType],
+    name: Callable[[Any], str],
 ) -> None:
     from fabricsim.results import console, documents
+    from fabricsim.results.output import Folders
     from fabricsim.results.progress import ProgressReporter
 
     run: Callable[..., Any]
     if args.estimate:
+        if args.output is not None:
+            raise ConfigError("--estimate runs nothing, so there are no tables to write; leave -o out, or --estimate")
         from fabricsim.results.estimate import estimate as run
 
         lay_out = console.estimate_answer
@@ -362,6 +374,7 @@ def _simulate(
         from fabricsim.results.run import simulate as run
 
     console.check_json_target(args.json)
+    folders = Folders(args.output, name if len(runs) > 1 else None, format=args.format, messages=args.messages)
     results: list[Any] = []
     try:
         for number, (fabric, workload) in enumerate(runs, start=1):
@@ -382,6 +395,8 @@ def _simulate(
                         progress=progress,
                     )
                 )
+            if left_out := folders.write(results[-1], command=args.command_line):
+                print(f"fabricsim: {left_out}", file=sys.stderr)
     finally:
         # What is done is shown even if a later run fails; the exit code tells that it is not all.
         if results and args.json != console.STDOUT:

@@ -24,6 +24,7 @@ from rich.text import Text
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics.spec import UNLIMITED
 from fabricsim.files import whole_file
+from fabricsim.results.documents import json_bytes
 from fabricsim.results.metrics import PS_PER_US
 from fabricsim.units import format_bytes, format_time
 
@@ -81,13 +82,13 @@ def check_json_target(target: str | None) -> None:
 
 def write_json(document: Mapping[str, Any], target: str) -> None:
     """Write a JSON document to a file, whole or not at all, or to standard output (``-``)."""
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    content = json_bytes(document)
     if target == STDOUT:
-        sys.stdout.write(text)
+        sys.stdout.write(content.decode())
         sys.stdout.flush()
         return
     with whole_file(target) as sink:
-        sink.write(text.encode())
+        sink.write(content)
 
 
 def run_answer(results: Sequence[Result]) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 FABRICS_SCHEMA = "fabricsim.fabrics/1"
 FABRIC_SCHEMA = "fabricsim.fabric_quantities/1"
 TRACE_SCHEMA = "fabricsim.trace_summary/1"
+
+
+def json_bytes(document: Mapping[str, Any]) -> bytes:
+    """Write a document as it stands in a file; a number that JSON does not know is a defect."""
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
 
 
 def joint_document(documents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

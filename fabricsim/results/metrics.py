@@ -74,7 +74,7 @@ def exact_distribution(latencies_ps: Callable[[], Iterable[Int64]]) -> Distribut
     if not count:
         return Distribution(None, None, None, None, None, None)
     names = {name: math.ceil(fraction * count) for name, fraction in PERCENTILES.items()}
-    found = _smallest(latencies_ps, sorted(set(names.values())), max_ps)
+    found = smallest(latencies_ps, sorted(set(names.values())), max_ps)
     return Distribution(
         **{name: found[rank] / PS_PER_US for name, rank in names.items()},
         max=max_ps / PS_PER_US,
@@ -86,7 +86,7 @@ def exact_distribution(latencies_ps: Callable[[], Iterable[Int64]]) -> Distribut
 _DIGITS = 16
 
 
-def _smallest(latencies_ps: Callable[[], Iterable[Int64]], ranks: Sequence[int], max_ps: int) -> dict[int, int]:
+def smallest(latencies_ps: Callable[[], Iterable[Int64]], ranks: Sequence[int], max_ps: int) -> dict[int, int]:
     """Return the latencies of these ranks, counted from 1 in ascending order, none above *max_ps*.
 
     Pass by pass it counts by the next digits those latencies that begin with the digits found so far.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from fabricsim.engine.driver import RunFigures
 from fabricsim.fabrics.network import Network
 from fabricsim.results import metrics
 from fabricsim.results.collected import Collected
+from fabricsim.results.output import MAX_MESSAGES, write_result
 from fabricsim.results.traffic import Int32
 from fabricsim.results.versions import library_versions, package_version
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA = "fabricsim.result/1"
+
+#: Rows of ``ops`` that are dictionaries at a time, of about 1 kB each.
+OP_BATCH_ROWS = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,12 @@ class Result:
         """
         import pyarrow as pa
 
+        return pa.Table.from_batches(self.op_batches())
+
+    def op_batches(self) -> Iterator[pa.RecordBatch]:
+        """Make ``ops`` batch by batch, for those who need not hold it as a whole; at least one, maybe empty."""
+        import pyarrow as pa
+
         schema = pa.schema(
             {
                 "operation": pa.int32(),
@@ -153,7 +165,10 @@ class Result:
                 "recorded_ps": pa.int64(),
             }
         )
-        return pa.Table.from_pylist(list(self.op_rows()), schema)
+        rows = self.op_rows()
+        yield pa.RecordBatch.from_pylist(list(islice(rows, OP_BATCH_ROWS)), schema)
+        while batch := list(islice(rows, OP_BATCH_ROWS)):
+            yield pa.RecordBatch.from_pylist(batch, schema)
 
     @cached_property
     def tasks(self) -> pa.Table:
@@ -169,17 +184,21 @@ class Result:
     def channels(self) -> pa.Table:
         """One row per channel, as an Arrow table: where it runs and what it carried.
 
-        ``dead`` tells whether a fault keeps it from carrying anything. ``utilization`` is its busy fraction of the
-        simulated time, null where it is dead. ``buffer_bytes`` and ``peak_occupancy_bytes`` are of the buffer at its
-        downstream end, of which each virtual channel has one: the size of one, and the largest occupancy of one.
+        ``name`` is ``source-target``, which names the link for ``--fault``. ``dead`` tells whether a fault keeps it
+        from carrying anything. ``utilization`` is its busy fraction of the simulated time, null where it is dead.
+        ``buffer_bytes`` and ``peak_occupancy_bytes`` are of the buffer at its downstream end, of which each virtual
+        channel has one: the size of one, and the largest occupancy of one.
         """
         import pyarrow as pa
 
         channels, record = self.network.channels, self.record
-        nodes = pa.array(self.network.node_names, pa.string())
+        names = self.network.node_names
+        nodes = pa.array(names, pa.string())
+        ends = zip(channels.source_node.tolist(), channels.target_node.tolist(), strict=True)
         classes = pa.array(self.network.channel_class_names, pa.string())
         return pa.table(
             {
+                "name": [f"{names[source]}-{names[target]}" for source, target in ends],
                 "source": pa.DictionaryArray.from_arrays(channels.source_node, nodes),
                 "target": pa.DictionaryArray.from_arrays(channels.target_node, nodes),
                 "plane": channels.plane,
@@ -287,6 +306,41 @@ class Result:
             },
             "utilization": {name: dataclasses.asdict(used) for name, used in self.utilization.items()},
         }
+
+    def write(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        format: str = "arrow",
+        messages: int = MAX_MESSAGES,
+        command: str | None = None,
+    ) -> dict[str, Any]:
+        """Write the summary and the tables ``ops``, ``messages`` and ``channels`` into a folder (docs/results.md).
+
+        Each file appears under its name once it is whole, ``summary.json`` last.
+
+        Parameters
+        ----------
+        folder
+            Made if need be; it may hold nothing but what a run that was broken off has left there.
+        format
+            Of the tables: ``"arrow"`` (the file format of Arrow IPC, also known as Feather) or ``"parquet"``.
+        messages
+            Of more messages than this, only so many are written: those that took longest from ready to complete.
+        command
+            As for ``summary``.
+
+        Returns
+        -------
+        dict
+            What stands in ``summary.json``: the summary, and in ``files`` what was written and what was left out.
+
+        Raises
+        ------
+        ConfigError
+            The folder holds something, or cannot be written; an unknown format; ``messages`` below 1.
+        """
+        return write_result(self, folder, format=format, messages=messages, command=command)
 
 
 def _op_summary(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,11 +97,26 @@ class Spool:
         for block in self._in_order():
             yield self._read(block, names or self._columns)
 
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read the rows as Arrow batches, one block in memory at a time; at least one, maybe empty."""
+        import pyarrow as pa
+
+        schema = self._schema()
+        if not self.num_rows:
+            yield pa.RecordBatch.from_pylist([], schema)
+        for columns in self.blocks():
+            yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=schema)
+
+    def _schema(self) -> pa.Schema:
+        import pyarrow as pa
+
+        return pa.schema({name: pa.from_numpy_dtype(kind) for name, kind in self._columns.items()})
+
     def table(self) -> pa.Table:
         """Map the rows into memory as an Arrow table, without copying them."""
         import pyarrow as pa
 
-        schema = pa.schema({name: pa.from_numpy_dtype(kind) for name, kind in self._columns.items()})
+        schema = self._schema()
         if not self.num_rows:
             return schema.empty_table()
         blocks = self._in_order()

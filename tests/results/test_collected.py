@@ -83,11 +83,12 @@ def test_blocks_give_the_result_of_the_whole_trace(seed: int, mode: Mode, max_op
 
 
 def test_a_spool_is_read_in_the_order_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In memory and in a file: columns block by block, and all as an Arrow table, also where blocks interlock."""
+    """In memory and in a file: columns or batches block by block, and all as a table, also where blocks interlock."""
     for memory_bytes in (0, 1 << 20):
         monkeypatch.setattr(spool, "MEMORY_BYTES", memory_bytes)
         rows = Spool({"number": "i4", "time_ps": "i8"})
         assert rows.table().num_rows == 0
+        assert pa.Table.from_batches(rows.batches()) == rows.table()
         rows.append([np.array([7, 8]), np.array([70, 80])])
         rows.append([np.empty(0, np.int64)] * 2)
         rows.append([np.array([3]), np.array([1 << 40])])
@@ -101,6 +102,7 @@ def test_a_spool_is_read_in_the_order_of_its_blocks(monkeypatch: pytest.MonkeyPa
                 "time_ps": pa.array([time for times in expected.values() for time in times]),
             }
         )
+        assert pa.Table.from_batches(rows.batches()) == rows.table()
 
 
 def test_busy_time_is_that_of_the_union() -> None:

@@ -43,7 +43,8 @@ def fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def summaries(tiny: fs.FabricSpec, small_trace: fs.Trace, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """Summaries of a collective, of a trace in a file, and of runs in which a figure is not defined."""
-    path = tmp_path_factory.mktemp("traces") / "small.arrow"
+    folder = tmp_path_factory.mktemp("traces")
+    path = folder / "small.arrow"
     small_trace.write(path)
     sweep = {"sizes": "4KiB", "min_size": None, "max_size": None, "factor": None, "algorithm": None}
     (workload,) = collective_sweep("all_to_all", ranks=4, **sweep)
@@ -54,6 +55,7 @@ def summaries(tiny: fs.FabricSpec, small_trace: fs.Trace, tmp_path_factory: pyte
     at_once.record = replace(run.record, engine_s=0.0)
     return [
         fs.simulate(tiny, workload, kernel="python").summary(command="fabricsim run"),
+        fs.simulate(tiny, workload, kernel="python").write(folder / "out"),
         fs.replay(path, tiny, kernel="python").summary(),
         run.summary(),
         fs.simulate("cloudmatrix384", apart, kernel="python", placement="scatter").summary(),

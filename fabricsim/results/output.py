@@ -1,0 +1,194 @@
+"""The folder that ``-o`` asks for: the summary of a result, and its tables for other programs (docs/results.md)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fabricsim.errors import ConfigError, unknown
+from fabricsim.files import whole_file
+from fabricsim.results import metrics
+from fabricsim.results.documents import json_bytes
+from fabricsim.units import format_bytes, whole_number
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from fabricsim.results.result import Result
+    from fabricsim.results.spool import Spool
+    from fabricsim.results.traffic import Int64
+
+SUMMARY = "summary.json"
+FORMATS = ("arrow", "parquet")
+TABLES = ("ops", "messages", "channels")
+
+#: What a run that was broken off may leave: tables without a summary beside them, and parts of files.
+LEFTOVERS = (
+    f"{SUMMARY}.part",
+    *(f"{name}.{end}{part}" for name in TABLES for end in FORMATS for part in ("", ".part")),
+)
+
+#: Of more messages the slowest are kept, unless the user says otherwise: 48 MB in the format arrow.
+MAX_MESSAGES = 1_000_000
+
+#: Rows of a batch in a file, or of a row group: enough to be read fast, few enough to be in memory at a time.
+BATCH_ROWS = 1 << 17
+
+
+def write_result(
+    result: Result, folder: str | os.PathLike[str], *, format: str, messages: int, command: str | None
+) -> dict[str, Any]:
+    """Write the files of one result, the summary last; ``Result.write`` says what is what."""
+    check_wishes(format, messages)
+    folder = open_folder(folder)
+    for name in LEFTOVERS:
+        (folder / name).unlink(missing_ok=True)
+    stored = result.collected.messages
+    kept = min(stored.num_rows, messages)
+    contents = (result.op_batches(), _slowest(stored, kept), result.channels.to_batches())
+    for name, batches in zip(TABLES, contents, strict=True):
+        _write_table(folder / f"{name}.{format}", batches)
+    document = result.summary(command=command)
+    document["files"] = {
+        "format": format,
+        "messages": kept,
+        "messages_left_out": stored.num_rows - kept,
+    }
+    with whole_file(folder / SUMMARY) as sink:
+        sink.write(json_bytes(document))
+    return document
+
+
+def check_wishes(format: str, messages: int) -> None:
+    """Refuse a format that is none, and to keep no message."""
+    if format not in FORMATS:
+        raise ConfigError(unknown("format", format, FORMATS))
+    if whole_number("messages", messages) < 1:
+        raise ConfigError(f"messages is {messages}; give how many of the slowest to keep, 1 or more")
+
+
+def open_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make the folder, or take one in which there is nothing but leftovers; ConfigError for any other."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"folder {folder} cannot be made ({error.strerror}); choose another place") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"folder {folder} cannot be written; choose another place")
+    files = (path for path in folder.rglob("*") if not path.is_dir())
+    found = next((path for path in files if path.name not in LEFTOVERS), None)
+    if found is not None:
+        raise ConfigError(
+            f"folder {folder} already holds {found.relative_to(folder)}, and nothing is written over it; "
+            "choose a new folder, or remove this one"
+        )
+    return folder
+
+
+class Folders:
+    """Where the results of one command go: with a *name* for each result into subfolders, else into *folder* itself.
+
+    ``None`` for the folder writes nothing, for other arguments it is the default. Raises ConfigError, before anything
+    runs, for what ``Result.write`` would refuse, and for options that are idle without a folder.
+    """
+
+    def __init__(
+        self, folder: str | None, name: Callable[[Result], str] | None, *, format: str | None, messages: int | None
+    ) -> None:
+        if folder is None and (format, messages) != (None, None):
+            raise ConfigError("--format and --messages are for the tables that -o DIR writes; give -o, or leave them")
+        self._format = FORMATS[0] if format is None else format
+        self._messages = MAX_MESSAGES if messages is None else messages
+        self._name = name
+        self._used: set[str] = set()
+        check_wishes(self._format, self._messages)
+        self._folder = None if folder is None else open_folder(folder)
+
+    def write(self, result: Result, *, command: str) -> str | None:
+        """Write a result to its folder, and return a sentence on what was left out, if anything was."""
+        if self._folder is None:
+            return None
+        folder = self._folder if self._name is None else self._folder / self._unused(self._name(result))
+        files = result.write(folder, format=self._format, messages=self._messages, command=command)["files"]
+        if not files["messages_left_out"]:
+            return None
+        return (
+            f"{folder}: the {files['messages']:,} slowest messages are written, {files['messages_left_out']:,} others "
+            "are left out; --messages N keeps N"
+        )
+
+    def _unused(self, name: str) -> str:
+        """Give a name that comes again a number: ``nvl72``, ``nvl72-2``."""
+        number, found = 1, name
+        while found in self._used:
+            number += 1
+            found = f"{name}-{number}"
+        self._used.add(found)
+        return found
+
+
+def by_fabric(result: Result) -> str:
+    """Name a result by its fabric."""
+    return result.network.name
+
+
+def by_size(result: Result) -> str:
+    """Name a result by the size of its first operation: ``64MiB``."""
+    return format_bytes(next(result.op_rows())["size_bytes"])
+
+
+def _slowest(messages: Spool, count: int) -> Iterator[pa.RecordBatch]:
+    """Give *count* of the rows, those that took longest from ready to complete, in their order; at least one batch."""
+    import pyarrow as pa
+
+    if count == messages.num_rows:
+        yield from messages.batches()
+        return
+
+    def latencies_ps() -> Iterator[Int64]:
+        for ready_ps, complete_ps in messages.blocks("ready_ps", "complete_ps"):
+            yield complete_ps - ready_ps
+
+    max_ps = max(int(part.max()) for part in latencies_ps())
+    rank = messages.num_rows - count + 1
+    least_ps = metrics.smallest(latencies_ps, [rank], max_ps)[rank]
+    # Of those that took exactly as long as the quickest that is kept, the first.
+    equal = count - sum(int((part > least_ps).sum()) for part in latencies_ps())
+    for batch, part in zip(messages.batches(), latencies_ps(), strict=True):
+        is_equal = part == least_ps
+        is_kept = (part > least_ps) | (is_equal & (is_equal.cumsum() <= equal))
+        equal -= min(equal, int(is_equal.sum()))
+        yield batch.filter(pa.array(is_kept))
+
+
+def _write_table(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write batches, at least one, as a file of the format that its name ends with."""
+    if path.suffix == ".arrow":
+        from pyarrow.ipc import new_file as make
+    else:
+        from pyarrow.parquet import ParquetWriter as make  # noqa: N813  (a class and a function that make a writer)
+    pieces = _pieces(batches)
+    first = next(pieces)
+    with whole_file(path) as sink, make(sink, first.schema) as writer:
+        writer.write_table(first, BATCH_ROWS)
+        for piece in pieces:
+            writer.write_table(piece, BATCH_ROWS)
+
+
+def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Join short batches until they have ``BATCH_ROWS`` rows: each has a cost for those who read the file."""
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        held.append(batch)
+        rows += batch.num_rows
+        if rows >= BATCH_ROWS:
+            yield pa.Table.from_batches(held).combine_chunks()
+            held, rows = [], 0
+    if held:
+        yield pa.Table.from_batches(held).combine_chunks()
