@@ -5,7 +5,8 @@
 #include "state.h"
 #include "kernel.h"
 
-/* Compiled twice: for any fabric, and by plain.c for fabrics with one virtual channel and no adaptive choice. */
+/* Compiled twice: for any fabric, and by plain.c for fabrics with one virtual channel and no adaptive choice that stay
+   as they are. */
 #ifndef PLAIN
 #define PLAIN 0
 #endif
@@ -762,13 +763,19 @@ static void finish_part(fabric_state *state, int64_t task, int64_t now_ps)
     }
 }
 
-/* Whether a share of a message goes over the plane at a position in its bundle. */
-static _Bool uses_plane(fabric_state *state, int64_t message, int64_t position)
+/* Whether a share of a message goes over the plane of an injector, at a position in its bundle. */
+static _Bool uses_plane(fabric_state *state, int64_t message, int64_t injector, int64_t position)
 {
     message_row *row = &state->messages[message];
+    int64_t num_members = state->bundles[row->bundle].num_members;
+    if (!PLAIN) {
+        place_row *place = &state->places[row->first_place + injector];
+        position = place->position;
+        num_members = place->num_members;
+    }
     int64_t distance = position - row->first_plane;
     if (distance < 0) {
-        distance += state->bundles[row->bundle].num_members;
+        distance += num_members;
     }
     return distance < row->num_shares;
 }
@@ -810,7 +817,7 @@ static void queue_message(fabric_state *state, int64_t message, int64_t now_ps)
         if (server->next_message == after) {
             server->next_message = message;
         }
-        if (uses_plane(state, message, position)) {
+        if (uses_plane(state, message, injector, position)) {
             int64_t channel = server->channel;
             wake_channel(state, server->domain, channel, max(now_ps, state->channels[channel].free_ps));
         }
@@ -901,7 +908,7 @@ INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector)
        time: each share takes the slot that has been free longest, at the later of both times. */
     while (row->fresh_slots > 0 || row->freed_first != NONE) {
         int64_t message_index = row->next_message;
-        while (message_index != NONE && !uses_plane(state, message_index, row->position)) {
+        while (message_index != NONE && !uses_plane(state, message_index, injector, row->position)) {
             message_index = state->messages[message_index].next_ready;
         }
         row->next_message = message_index;
@@ -1208,8 +1215,8 @@ static void begin_new_tasks(fabric_state *state)
     clock->new_task = NONE;
 }
 
-/* Set the epoch to the earliest thing that can happen and return CODE_SLICE; else CODE_DONE, _STALLED, _TIME_LIMIT or
-   _NEED_WORK. */
+/* Set the epoch to the earliest thing that can happen and return CODE_SLICE; else CODE_DONE, _STALLED, _TIME_LIMIT,
+   _NEED_WORK or _HALT. */
 static int64_t open_epoch(fabric_state *state)
 {
     clock_row *clock = state->clock;
@@ -1241,6 +1248,9 @@ static int64_t open_epoch(fabric_state *state)
     }
     /* A message that became ready in the last epoch can ask for a look back; nothing starts before that epoch's end. */
     start_ps = max(start_ps, clock->epoch_end_ps);
+    if (!PLAIN && start_ps >= clock->halt_ps) {
+        return CODE_HALT;
+    }
     if (start_ps >= clock->limit_ps) {
         return CODE_TIME_LIMIT;
     }
@@ -1251,6 +1261,9 @@ static int64_t open_epoch(fabric_state *state)
     }
     if (clock->defers == 1 && clock->waits_left == 0 && clock->more_work == 0) {
         end_ps = NEVER;
+    }
+    if (!PLAIN) {
+        end_ps = min(end_ps, clock->halt_ps);
     }
     clock->epoch_start_ps = start_ps;
     clock->epoch_end_ps = end_ps;
@@ -1314,7 +1327,9 @@ static _Bool serve_bank(fabric_state *state, int64_t domain, int64_t bank, int64
     }
     /* A credit that came meanwhile may have woken a channel already passed. */
     state->banks[bank].wake_ps = min(state->banks[bank].wake_ps, wake_ps);
-    state->filled[slot * clock->num_banks + bank].inboxes = 0;
+    if (PLAIN || (window_end_ps & (((int64_t)1 << clock->window_shift) - 1)) == 0) {
+        state->filled[slot * clock->num_banks + bank].inboxes = 0;
+    }
     return 1;
 }
 
@@ -1354,6 +1369,9 @@ static int64_t run_domain(fabric_state *state, int64_t domain, int64_t max_event
             }
         }
         int64_t window_end_ps = row->window_start_ps + ((int64_t)1 << shift);
+        if (!PLAIN) { /* a halt cuts a window in two */
+            window_end_ps = min(((row->window_start_ps >> shift) + 1) << shift, clock->halt_ps);
+        }
         int64_t first_filled = ((row->window_start_ps >> shift) & clock->wheel_mask) * clock->num_banks;
         for (int64_t place = row->next_place; place < num_terminals; place++) {
             if (row->num_free_packets < row->max_starts) {

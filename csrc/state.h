@@ -14,6 +14,7 @@ enum {
     CODE_PACKETS_FULL = 3,
     CODE_TIME_LIMIT = 4,
     CODE_NEED_WORK = 5,
+    CODE_HALT = 6,
 };
 
 enum {
@@ -61,6 +62,7 @@ typedef struct {
     int64_t max_payload_bytes; /* payload of a full packet */
     int64_t message_overhead_ps; /* wait of a share in its slot */
     int64_t limit_ps; /* the run ends before this time */
+    int64_t halt_ps; /* epochs and windows end here at the latest, for the tables to change; NEVER: none do */
     int64_t tasks_left; /* tasks that have not ended */
     int64_t waits_left; /* tasks that have not started, and messages that are not ready */
     int64_t more_work; /* 1 while blocks of the workload are to be admitted */
@@ -216,6 +218,12 @@ typedef struct {
     uint32_t instant_first; /* first message of the list that became ready at ready_ps */
 } bundle_row;
 
+/* places: where injectors stand in the rings of their bundles. Bundles that change leave the rings of the messages that are ready: row first_place + injector, by message */
+typedef struct {
+    uint32_t position; /* of its plane in the ring; NONE: it belongs to none */
+    uint32_t num_members; /* planes of the ring */
+} place_row;
+
 /* members: injectors by bundle, in the order of the planes */
 typedef struct {
     uint32_t injector;
@@ -261,12 +269,12 @@ typedef struct {
     uint32_t target_task;
     uint32_t waiting; /* waits that are not over: its task's start and messages */
     uint32_t bundle;
+    uint32_t first_place; /* the rings that first_plane counts in: their first row of places */
     uint32_t vc; /* virtual channel on which it travels */
     uint32_t after_sent_first; /* followers released when it is sent: first row of followers */
     uint32_t after_sent_count;
     uint32_t after_complete_first; /* followers released when it is complete */
     uint32_t after_complete_count;
-    char filling[8];
 } message_row;
 
 /* parts: the share of a message on one plane: row plane * num_messages + message. Written by the plane's domain, and read when the epoch has ended */
@@ -357,6 +365,7 @@ typedef struct {
     candidate_row *candidates;
     injector_row *injectors;
     bundle_row *bundles;
+    place_row *places;
     member_row *members;
     share_row *shares;
     timer_row *timers;

@@ -145,7 +145,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="SPEC",
-        help="what is broken, for instance switch:nvswitch.0.5, or a TOML file of such words; repeatable",
+        help="what is broken, for instance switch:nvswitch.0.5, with @12us behind it from then on, or a TOML file of "
+        "such words; repeatable",
     )
     common.add_argument("--quiet", action="store_true", help="no progress on standard error")
 

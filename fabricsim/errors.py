@@ -21,6 +21,14 @@ class ConfigError(FabricsimError):
     exit_code = 2
 
 
+class UnreachableError(ConfigError):
+    """Faults leave no way between two terminals that the run needs; ``pair`` are their names."""
+
+    def __init__(self, message: str, pair: tuple[str, str]) -> None:
+        super().__init__(message)
+        self.pair = pair
+
+
 class TraceError(FabricsimError):
     """A trace, schedule or other data that cannot be run; found before the run."""
 

@@ -123,6 +123,13 @@ def format_time(time_ps: int) -> str:
     return f"{time_ps / scale:.4g} {unit}"
 
 
+def time_text(time_ps: int) -> str:
+    """Write a time without loss, as users do: in the largest unit up to us in which it is a whole number."""
+    units = ((10**6, "us"), (10**3, "ns"), (1, "ps"))
+    scale, unit = next((scale, unit) for scale, unit in units if time_ps % scale == 0)
+    return f"{time_ps // scale}{unit}"
+
+
 def _scale(text: str, number: str, unit: str, units: Mapping[str, int]) -> Fraction:
     """Multiply a number by its unit; refuse a missing or unknown one."""
     if unit == "":

@@ -39,6 +39,7 @@ def check(state: State, network: Network) -> None:
     check_packets(state, np.concatenate([arriving, queued]))
     check_slots(state)
     check_ready_lists(state)
+    check_rings(state)
     if state.clock["epoch_open"][0] == 0:
         check_work(state)
 
@@ -201,6 +202,31 @@ def check_ready_lists(state: State) -> None:
         bool((messages["bundle"][before] == state.injectors["bundle"][stands]).all()),
         "an injector stands before a message of another bundle",
     )
+
+
+def check_rings(state: State) -> None:
+    """Hold the places of injectors against the members of the bundles, and against the messages to be striped."""
+    injectors, messages, bundles = state.injectors, state.messages, state.bundles
+    require(
+        bool(state.clock["epoch_end_ps"][0] <= state.clock["halt_ps"][0]), "an epoch goes on where the tables change"
+    )
+    current = len(state.places) - len(injectors)
+    places = state.places[current:]
+    stands = np.flatnonzero(places["position"] != NONE)
+    bundle = bundles[injectors["bundle"][stands]]
+    member = bundle["first_member"].astype(np.int64) + places["position"][stands]
+    ringed = (places["num_members"][stands] == bundle["num_members"]) & (
+        places["position"][stands] < bundle["num_members"]
+    )
+    ringed &= state.members["injector"][np.minimum(member, len(state.members) - 1)] == stands
+    num_members = bundles["num_members"][np.unique(injectors["bundle"])].sum()
+    ringed &= injectors["position"][stands] == places["position"][stands]
+    require(
+        bool(ringed.all()) and len(stands) == num_members,
+        "an injector has another place than its ring",
+    )
+    striped = (messages["share_bytes"] > 0) & (messages["ready_ps"] == NOT_YET) & (messages["source_task"] != NONE)
+    require(bool((messages["first_place"][striped] == current).all()), "a message is striped over a ring of the past")
 
 
 def followers(follower: npt.NDArray[np.int32], rows: Rows, first: str, count: str, which: Bool, length: int) -> Int64:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine import backends
-from fabricsim.engine.layout import LATENCY_ROWS, Code, Part, State
+from fabricsim.engine.changes import Change, change_network
+from fabricsim.engine.layout import LATENCY_ROWS, NEVER, Code, Part, State
 from fabricsim.engine.stall import describe_stall
 from fabricsim.engine.state import LIMIT_PS, allocate, grow, is_plain
 from fabricsim.engine.threads import Threads, threads_of_run
@@ -86,7 +87,8 @@ class Simulation:
 
     ``workload`` is a schedule, or blocks of one, which come into the tables as the run gets near them.
     ``terminal_of_rank[r]`` is the terminal of rank r (int32, all different). ``threads`` is the most that ``run`` uses,
-    ``None`` what the machine or Slurm gives. Raises ConfigError for an unknown or unusable kernel, or no threads.
+    ``None`` what the machine or Slurm gives. *changes* are the networks that take the place of *network*, in the order
+    of their times. Raises ConfigError for an unknown or unusable kernel, or no threads.
     """
 
     def __init__(
@@ -99,8 +101,10 @@ class Simulation:
         kernel: str = "auto",
         threads: int | None = None,
         sink: Sink = discard,
+        changes: Sequence[Change] = (),
     ) -> None:
         self.network = network = network.split_into_vcs()
+        self._changes = list(changes)
         blocks = workload if isinstance(workload, ScheduleBlocks) else ScheduleBlocks.of(workload)
         self.kernel, self.kernel_reason = backends.choose(kernel)
         self._sink = sink
@@ -108,6 +112,7 @@ class Simulation:
         self.work = Work(network, blocks, terminal_of_rank, seed)
         first = self.work.first
         self.state: State = self.work.begin(allocate(network, first.schedule, terminal_of_rank, seed, first.operation))
+        self._halt_at_next_change()
         self._run = backends.load(self.kernel, plain=is_plain(self.state))
         self.threads = threads_of_run(threads, len(self.state.domains))
         self.total_packets = total_packets(self.state) if self.num_tasks == len(first.schedule.tasks) else 0
@@ -124,23 +129,34 @@ class Simulation:
             left = max(0, end - int(self.state.domains["hops"].sum()))
             code = Code(self._run(self.state, int(Part.WHOLE), left))
             self._drain()
-            if code not in (Code.PACKETS_FULL, Code.NEED_WORK):
+            if code not in (Code.PACKETS_FULL, Code.NEED_WORK, Code.HALT):
                 return code
             self._make_room(code)
+
+    def _halt_at_next_change(self) -> None:
+        """Let the kernel stop where the network changes next."""
+        self.state.clock["halt_ps"] = self._changes[0].time_ps if self._changes else NEVER
 
     def advance_threads(self, threads: Threads) -> Code:
         """Run one slice on several threads; as ``advance``, but for the time ``SLICE_S``."""
         while True:
             code = threads.advance(self.state, SLICE_S)
             self._drain()
-            if code not in (Code.PACKETS_FULL, Code.NEED_WORK):
+            if code not in (Code.PACKETS_FULL, Code.NEED_WORK, Code.HALT):
                 return code
             self._make_room(code)
 
     def _make_room(self, code: Code) -> None:
-        """Give a kernel what it asks for: packets, or the next block."""
+        """Give a kernel what it asks for: packets, the next block, or the network from now on."""
         if code == Code.PACKETS_FULL:
             self.state = grow(self.state)
+        elif code == Code.HALT:
+            change = self._changes.pop(0)
+            old, self.network = self.network, change.network.split_into_vcs()
+            self.state = change_network(self.state, old, self.network, change.time_ps)
+            self.state = self.work.change(self.state, self.network, change.time_ps)
+            self.total_packets = total_packets(self.state) if self.total_packets else 0
+            self._halt_at_next_change()
         else:
             begin_s = time.perf_counter()
             self.work.retire(self.state, self._sink)
@@ -255,10 +271,12 @@ def run_schedule(
     seed: int = 1,
     kernel: str = "auto",
     threads: int | None = None,
+    changes: Sequence[Change] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> RunRecord:
     """Simulate *schedule* on *network* and return the record; see ``Simulation``."""
-    return Simulation(network, schedule, terminal_of_rank, seed=seed, kernel=kernel, threads=threads).run(progress)
+    run = Simulation(network, schedule, terminal_of_rank, seed=seed, kernel=kernel, threads=threads, changes=changes)
+    return run.run(progress)
 
 
 def run_blocks(
@@ -271,6 +289,7 @@ def run_blocks(
     seed: int = 1,
     kernel: str = "auto",
     threads: int | None = None,
+    changes: Sequence[Change] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> RunFigures:
     """Simulate on *network* what *carried* makes of each block, as it comes; *sink* gets the blocks themselves."""
@@ -285,5 +304,7 @@ def run_blocks(
         sink([(waiting.pop(int(block.operation[0])), record) for block, record in retired], horizon_ps)
 
     coming = replace(blocks, make=make)
-    run = Simulation(network, coming, terminal_of_rank, seed=seed, kernel=kernel, threads=threads, sink=take)
+    run = Simulation(
+        network, coming, terminal_of_rank, seed=seed, kernel=kernel, threads=threads, sink=take, changes=changes
+    )
     return run.run_to_end(progress)

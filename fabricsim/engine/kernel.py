@@ -52,7 +52,7 @@ else:
 ZERO, NONE, NEVER = int64(0), int64(layout.NONE), int64(layout.NEVER)
 SLICE, DONE, STALLED = int64(Code.SLICE), int64(Code.DONE), int64(Code.STALLED)
 PACKETS_FULL, TIME_LIMIT = int64(Code.PACKETS_FULL), int64(Code.TIME_LIMIT)
-NEED_WORK = int64(Code.NEED_WORK)
+NEED_WORK, HALT = int64(Code.NEED_WORK), int64(Code.HALT)
 TASK_STARTS, MESSAGE_SENT = int64(TimerKind.TASK_STARTS), int64(TimerKind.MESSAGE_SENT)
 MESSAGE_COMPLETE = int64(TimerKind.MESSAGE_COMPLETE)
 SPRAY = int64(Routing.SPRAY)
@@ -61,7 +61,8 @@ ROUND_ROBIN = int64(Arbitration.ROUND_ROBIN)
 PRIORITY = int64(Arbitration.PRIORITY)
 WHOLE, OPEN, CLOSE = int64(Part.WHOLE), int64(Part.OPEN), int64(Part.CLOSE)
 
-PLAIN = _jit.plain  # the fabric has one virtual channel and no adaptive choice: what these need costs nothing then
+# The fabric has one virtual channel and no adaptive choice, and stays as it is: what these need costs nothing then.
+PLAIN = _jit.plain
 
 MASK32 = hashing.MASK32
 RUN = 16  # insertion sort up to here, then merges
@@ -736,12 +737,17 @@ def finish_part(state: State, task: int, now_ps: int) -> None:
 
 
 @jit
-def uses_plane(state: State, message: int, position: int) -> bool:
-    """Tell whether a share of *message* goes over the plane at *position* in its bundle."""
+def uses_plane(state: State, message: int, injector: int, position: int) -> bool:
+    """Tell whether a share of *message* goes over the plane of *injector*, at *position* in its bundle."""
     row = state.messages[message]
+    num_members = int64(state.bundles[row["bundle"]]["num_members"])
+    if not PLAIN:
+        place = state.places[int64(row["first_place"]) + injector]
+        position = int64(place["position"])
+        num_members = int64(place["num_members"])
     distance = position - int64(row["first_plane"])
     if distance < 0:
-        distance += int64(state.bundles[row["bundle"]]["num_members"])
+        distance += num_members
     return distance < int64(row["num_shares"])
 
 
@@ -779,7 +785,7 @@ def queue_message(state: State, message: int, now_ps: int) -> None:
         server = state.injectors[injector]
         if server["next_message"] == after:
             server["next_message"] = message
-        if uses_plane(state, message, position):
+        if uses_plane(state, message, injector, position):
             channel = int64(server["channel"])
             wake_channel(state, int64(server["domain"]), channel, max(now_ps, state.channels[channel]["free_ps"]))
 
@@ -861,7 +867,7 @@ def fill_slots(state: State, domain: int, injector: int) -> None:
     shares = state.shares
     while row["fresh_slots"] > 0 or row["freed_first"] != NONE:
         message_index = int64(row["next_message"])
-        while message_index != NONE and not uses_plane(state, message_index, int64(row["position"])):
+        while message_index != NONE and not uses_plane(state, message_index, injector, int64(row["position"])):
             message_index = int64(state.messages[message_index]["next_ready"])
         row["next_message"] = message_index
         if message_index == NONE:
@@ -1130,7 +1136,7 @@ def begin_new_tasks(state: State) -> None:
 def open_epoch(state: State) -> int:
     """Set the epoch to the earliest thing that can happen and return SLICE.
 
-    Otherwise returns DONE, STALLED, TIME_LIMIT or NEED_WORK.
+    Otherwise returns DONE, STALLED, TIME_LIMIT, NEED_WORK or HALT.
     """
     clock = state.clock[0]
     begin_new_tasks(state)
@@ -1153,6 +1159,8 @@ def open_epoch(state: State) -> int:
             return STALLED
     # A message that became ready in the last epoch can ask for a look back; nothing starts before that epoch's end.
     start_ps = max(start_ps, clock["epoch_end_ps"])
+    if not PLAIN and start_ps >= clock["halt_ps"]:
+        return HALT
     if start_ps >= clock["limit_ps"]:
         return TIME_LIMIT
     start_ps = (start_ps >> clock["window_shift"]) << clock["window_shift"]
@@ -1161,6 +1169,8 @@ def open_epoch(state: State) -> int:
         return NEED_WORK
     if clock["defers"] == 1 and clock["waits_left"] == 0 and clock["more_work"] == 0:
         end_ps = NEVER
+    if not PLAIN:
+        end_ps = min(end_ps, clock["halt_ps"])
     clock["epoch_start_ps"] = start_ps
     clock["epoch_end_ps"] = end_ps
     clock["epoch_open"] = 1
@@ -1209,7 +1219,8 @@ def serve_bank(state: State, domain: int, bank: int, window_end_ps: int) -> bool
         wake_ps = min(wake_ps, wakes[channel]["wake_ps"])
     # A credit that came meanwhile may have woken a channel already passed.
     state.banks[bank]["wake_ps"] = min(state.banks[bank]["wake_ps"], wake_ps)
-    state.filled[slot * clock["num_banks"] + bank]["inboxes"] = 0
+    if PLAIN or window_end_ps & ((int64(1) << clock["window_shift"]) - 1) == 0:
+        state.filled[slot * clock["num_banks"] + bank]["inboxes"] = 0
     return True
 
 
@@ -1244,6 +1255,8 @@ def run_domain(state: State, domain: int, max_events: int) -> int:
             if row["window_start_ps"] >= clock["limit_ps"]:
                 return TIME_LIMIT
         window_end_ps = row["window_start_ps"] + (int64(1) << shift)
+        if not PLAIN:  # a halt cuts a window in two
+            window_end_ps = min(((row["window_start_ps"] >> shift) + 1) << shift, clock["halt_ps"])
         first_filled = ((row["window_start_ps"] >> shift) & clock["wheel_mask"]) * clock["num_banks"]
         for place in range(row["next_place"], num_terminals):
             if row["num_free_packets"] < row["max_starts"]:

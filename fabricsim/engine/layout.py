@@ -39,6 +39,7 @@ class Code(IntEnum):
     PACKETS_FULL = 3  #: grow ``packets`` for the domain at hand
     TIME_LIMIT = 4  #: the next event lies at or beyond ``limit_ps``
     NEED_WORK = 5  #: nothing more can happen before the next block of the workload is admitted
+    HALT = 6  #: all that happens before ``halt_ps`` has happened, and nothing else
 
 
 class Part(IntEnum):
@@ -136,6 +137,9 @@ TABLES = (
             Field("max_payload_bytes", "i8", "payload of a full packet"),
             Field("message_overhead_ps", "i8", "wait of a share in its slot"),
             Field("limit_ps", "i8", "the run ends before this time"),
+            Field(
+                "halt_ps", "i8", "epochs and windows end here at the latest, for the tables to change; NEVER: none do"
+            ),
             Field("tasks_left", "i8", "tasks that have not ended"),
             Field("waits_left", "i8", "tasks that have not started, and messages that are not ready"),
             Field("more_work", "i8", "1 while blocks of the workload are to be admitted"),
@@ -327,6 +331,16 @@ TABLES = (
             Field("instant_first", "u4", "first message of the list that became ready at ready_ps"),
         ),
     ),
+    Table(
+        "places",
+        "place_row",
+        "where injectors stand in the rings of their bundles. Bundles that change leave the rings of the messages that "
+        "are ready: row first_place + injector, by message",
+        (
+            Field("position", "u4", "of its plane in the ring; NONE: it belongs to none"),
+            Field("num_members", "u4", "planes of the ring"),
+        ),
+    ),
     Table("members", "member_row", "injectors by bundle, in the order of the planes", (Field("injector", "u4", ""),)),
     Table(
         "shares",
@@ -379,6 +393,7 @@ TABLES = (
             Field("target_task", "u4", ""),
             Field("waiting", "u4", "waits that are not over: its task's start and messages"),
             Field("bundle", "u4", ""),
+            Field("first_place", "u4", "the rings that first_plane counts in: their first row of places"),
             Field("vc", "u4", "virtual channel on which it travels"),
             Field("after_sent_first", "u4", "followers released when it is sent: first row of followers"),
             Field("after_sent_count", "u4", ""),
@@ -469,6 +484,7 @@ class State(NamedTuple):
     candidates: Rows
     injectors: Rows
     bundles: Rows
+    places: Rows
     members: Rows
     shares: Rows
     timers: Rows

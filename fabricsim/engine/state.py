@@ -81,6 +81,7 @@ def allocate(
     clock["max_payload_bytes"] = network.packet.max_payload_bytes
     clock["message_overhead_ps"] = network.endpoint.message_overhead_ps
     clock["limit_ps"] = LIMIT_PS
+    clock["halt_ps"] = NEVER
     clock["tasks_left"] = len(schedule.tasks)
     clock["waits_left"] = len(schedule.tasks) + len(schedule.messages)
     clock["admit_ps"] = NEVER
@@ -143,6 +144,7 @@ def allocate(
         candidates=candidates,
         injectors=injectors,
         bundles=bundles,
+        places=place_rows(bundles, injectors["bundle"], injectors["position"]),
         members=members,
         shares=shares,
         timers=timers,
@@ -171,7 +173,7 @@ def window_shift(network: Network) -> int:
 def is_plain(state: State) -> bool:
     """Tell whether the kernel that is compiled for plain fabrics may run *state*."""
     clock = state.clock[0]
-    return bool(clock["vc_mask"] == 0 and clock["routing"] != Routing.ADAPTIVE)
+    return bool(clock["vc_mask"] == 0 and clock["routing"] != Routing.ADAPTIVE and clock["halt_ps"] == NEVER)
 
 
 def planes_run_apart(network: Network) -> bool:
@@ -337,6 +339,14 @@ def channel_rows(network: Network, durations: Durations, defers: bool, seed: int
     for name in ("last_ready", "anchor", "instant_first"):
         bundles[name] = NONE
     return channels, injectors, bundles, column("members", "injector", channels["injector"][network.bundle_channels])
+
+
+def place_rows(bundles: Rows, bundle: UInt32, position: UInt32) -> Rows:
+    """Return the table of places of injectors with these bundles and positions; NONE: it belongs to none."""
+    places = rows("places", len(bundle))[: len(bundle)]
+    places["position"] = position
+    places["num_members"] = bundles["num_members"][bundle]
+    return places
 
 
 def domain_rows(network: Network, starts: Int64, defers: bool) -> Rows:

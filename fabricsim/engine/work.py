@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fabricsim.engine.changes import old_bundles, unreachable
 from fabricsim.engine.layout import NEVER, NONE, NOT_YET, Rows, State, TimerKind
 from fabricsim.engine.state import (
     chain,
@@ -116,6 +117,8 @@ class Work:
         self._terminal_of_rank = terminal_of_rank
         self._seed = seed
         self._free = {name: FreeRows() for name in TABLES}
+        self._changed_ps = 0
+        self._first_place = 0
         self._shortest_bytes = network.packet.max_payload_bytes
         self.first = next(self._lanes[0].coming)
         self.admitted_tasks = 0
@@ -124,6 +127,8 @@ class Work:
     def begin(self, state: State) -> State:
         """Take over the tables with the first block in them."""
         self._shortest_bytes = shortest_payload(self._network, state.messages)
+        # The fastest that there will be: faults only make links slower.
+        self._serialization_row = state.channels["serialization_row"].astype(np.int64)
         self._note(state, Admitted(0, self.first, {name: slice(0, len(getattr(state, name))) for name in TABLES}))
         if state.clock["more_work"][0]:
             # Later blocks may fill every slot.
@@ -153,7 +158,7 @@ class Work:
         network, clock = self._network, state.clock[0]
         block = next(self._lanes[lane].coming)
         schedule = block.schedule
-        messages = message_rows(network, schedule, self._terminal_of_rank, self._seed, block.operation)
+        messages = self._message_rows(state, block)
         tasks, sends, successors = task_rows(network, schedule, messages, self._terminal_of_rank)
         followers = follower_rows(schedule, messages)
         later, earlier = self._open_predecessors(state, lane, block)
@@ -196,6 +201,45 @@ class Work:
         clock["waits_left"] += len(tasks) + len(messages)
         self._note(state, Admitted(lane, block, place))
         return self._shorter_packets(state, shortest_payload(network, messages))
+
+    def change(self, state: State, network: Network, time_ps: int) -> State:
+        """Stripe the messages that are not ready at *time_ps* over the planes that *network*, new then, has for them.
+
+        Raises ``UnreachableError`` for a pair that has none.
+        """
+        self._network, self._changed_ps = network, time_ps
+        self._first_place = len(state.places) - len(state.injectors)
+        counts = state.counts["packets_left"].reshape(network.num_planes, -1)
+        for one in self.live:
+            taken = one.rows["messages"]
+            later = taken.start + np.flatnonzero(state.messages["ready_ps"][taken] == NOT_YET)
+            if not (state.messages["share_bytes"][later] > 0).any():
+                continue
+            messages = self._message_rows(state, one.block, later - taken.start)
+            for name in ("share_bytes", "shares_left", "parts_left", "num_shares", "first_plane", "bundle"):
+                state.messages[name][later] = messages[name][later - taken.start]
+            state.messages["first_place"][later] = self._first_place
+            counts[:, later] = share_packets(network, messages[later - taken.start])
+            state = self._shorter_packets(state, shortest_payload(network, messages[later - taken.start]))
+        return state
+
+    def _message_rows(self, state: State, block: ScheduleBlock, later: Int64 | None = None) -> Rows:
+        """Return the table of messages of a block; if given, only the rows *later* have to be right."""
+        network = self._network
+        if self._changed_ps:
+            source = block.schedule.messages
+            terminal = self._terminal_of_rank[block.schedule.tasks.rank]
+            src, dst = terminal[source.source_task], terminal[source.target_task]
+            cut = (source.size_bytes > 0) & (src != dst) & (network.bundle_index[src, dst] < 0)
+            if later is not None:
+                cut[np.setdiff1d(np.arange(len(cut)), later)] = False
+            for src_cut, dst_cut in zip(src[cut][:1].tolist(), dst[cut][:1].tolist(), strict=True):
+                raise unreachable(network, src_cut, dst_cut, self._changed_ps, "have no way any more")
+        messages = message_rows(network, block.schedule, self._terminal_of_rank, self._seed, block.operation)
+        if self._changed_ps:
+            messages["bundle"] = old_bundles(state, network)[messages["bundle"]]
+            messages["first_place"] = self._first_place
+        return messages
 
     def retire(self, state: State, sink: Sink) -> None:
         """Hand the blocks all of whose tasks have ended to *sink*, and free their rows."""
@@ -294,8 +338,7 @@ class Work:
             return state
         self._shortest_bytes = shortest_bytes
         clock, network = state.clock[0], self._network
-        serialization_row = state.channels["serialization_row"].astype(np.int64)
-        duration_ps = state.durations["value"][serialization_row + shortest_bytes]
+        duration_ps = state.durations["value"][self._serialization_row + shortest_bytes]
         starts = starts_per_window(duration_ps, int(clock["window_shift"]))
         limit_starts(network, state.domains, starts, bool(clock["defers"]))
         scratch = len(state.domains) * scratch_rows(network, starts)

@@ -1,4 +1,4 @@
-"""Faults at time zero: from the words of a user to the tables of a network without what is broken.
+"""Faults: from the words of a user to the tables of a network without what is broken.
 
 The engine knows nothing of faults: it gets a network in which dead channels have no routes and belong to no bundle, and
 slowed ones have another rate. The rules that the tables follow are in docs/physics.md, section 13.
@@ -20,7 +20,7 @@ import numpy as np
 from fabricsim.errors import ConfigError, nearest, unknown
 from fabricsim.fabrics.network import Bool, Channels, Int32, Int64, Network, table_rows
 from fabricsim.fabrics.topologies import check_rate, spray_starts
-from fabricsim.units import parse_time_ps
+from fabricsim.units import parse_time_ps, time_text
 
 FILE_FORMAT = "fabricsim.fault_list/1"
 
@@ -29,9 +29,6 @@ MAX_RETRY_FACTOR = 1000
 #: Rates stay short fractions: what retries add is rounded up to a whole number of these parts.
 _RETRY_PARTS = 10**6
 
-#: Units in which a whole number of picoseconds is written, in ps.
-_TIME_UNITS = ((10**6, "us"), (10**3, "ns"), (1, "ps"))
-
 
 @dataclass(frozen=True)
 class Fault:
@@ -39,23 +36,29 @@ class Fault:
 
     ``where`` is the name of a switch or of the two nodes of a link, a plane or a rank. ``amount`` is the fraction of
     the lanes that is left, the probability that a bit is wrong, the factor by which a rank is slower, or picoseconds;
-    ``None`` for a thing that is dead. ``text`` is how users write it.
+    ``None`` for a thing that is dead. It is there from ``time_ps`` on. ``text`` is how users write it.
     """
 
     kind: str
     where: str
     amount: Fraction | None = None
+    time_ps: int = 0
 
     @property
     def text(self) -> str:
         """The fault in the words of ``--fault``."""
+        when = f"@{time_text(self.time_ps)}" if self.time_ps else ""
+        return f"{self.kind}:{self.where}{self.amount_text}{when}"
+
+    @property
+    def amount_text(self) -> str:
+        """The amount as it stands behind the place; empty for a thing that is dead."""
         if self.amount is None:
-            return f"{self.kind}:{self.where}"
+            return ""
         if self.kind == "arrival_skew":
-            scale, unit = next((scale, unit) for scale, unit in _TIME_UNITS if self.amount % scale == 0)
-            return f"{self.kind}:{self.where}={self.amount // scale}{unit}"
+            return f"={time_text(int(self.amount))}"
         decimal = repr(float(self.amount))
-        return f"{self.kind}:{self.where}={decimal if Fraction(decimal) == self.amount else self.amount}"
+        return f"={decimal if Fraction(decimal) == self.amount else self.amount}"
 
     @property
     def subject(self) -> tuple[str, tuple[str, ...]]:
@@ -139,15 +142,18 @@ def read_faults(given: Iterable[Fault | str | os.PathLike[str]]) -> tuple[Fault,
             continue
         if before.amount == fault.amount:
             raise ConfigError(f"fault {fault.text} is given twice; give it once")
-        one, other = (given.text.partition("=")[2] for given in (before, fault))
         thing = "rank" if fault.kind in RANK_KINDS else "link"
-        raise ConfigError(f"{thing} {fault.where} is given {fault.kind} twice, ={one} and ={other}; give it once")
+        raise ConfigError(
+            f"{thing} {fault.where} is given {fault.kind} twice, {before.amount_text} and {fault.amount_text}; give it "
+            "once"
+        )
     return tuple(faults)
 
 
 def parse_fault(text: str) -> Fault:
-    """Read one fault such as ``lanes:gpu3-nvswitch.0.5=0.5``; names are looked up when it is applied."""
-    kind, colon, rest = (part.strip() for part in text.partition(":"))
+    """Read one fault such as ``lanes:gpu3-nvswitch.0.5=0.5@12us``; names are looked up when it is applied."""
+    words, at, time = (part.strip() for part in text.partition("@"))
+    kind, colon, rest = (part.strip() for part in words.partition(":"))
     if kind not in KINDS:
         raise ConfigError(f"fault {text!r}: {unknown('kind of fault', kind, KINDS)}")
     example, read_amount = KINDS[kind]
@@ -158,10 +164,11 @@ def parse_fault(text: str) -> Fault:
         if not (where.isascii() and where.isdigit()):
             raise ConfigError(f"fault {text!r}: {where!r} is not a whole number; write it like {example}")
         where = str(int(where))
-    if read_amount is None:
-        return Fault(kind, where)
     try:
-        return Fault(kind, where, read_amount(amount))
+        time_ps = parse_time_ps(time) if at else 0
+        if at and kind in RANK_KINDS:
+            raise ConfigError(f"a rank has {kind} from its start on; leave @{time} out")
+        return Fault(kind, where, None if read_amount is None else read_amount(amount), time_ps)
     except ConfigError as error:
         raise ConfigError(f"fault {text!r}: {error}") from None
 
@@ -263,7 +270,7 @@ def _examples(network: Network) -> list[str]:
 
 
 def apply_faults(network: Network, faults: Sequence[Fault], terminal_of_rank: Int32) -> Network:
-    """Give the network that the faults leave of a whole one.
+    """Give the network that the faults, whatever their times, leave of a whole one.
 
     Takes all kinds; of those of a rank what they do to its terminal. Raises ``ConfigError`` for names that the network
     does not have, and for faults that the tables cannot hold together. A pair of terminals that the faults cut apart

@@ -22,18 +22,24 @@ starts at least the serialization of the full one before it later.
 
 *Start.* A task that moves nothing ends no earlier than ``s``.
 
+*Faults at a time* take ways away and make wires slower, never the other way round, so the ways and wires of time zero
+bound all that follows. What a terminal copies and ejects on a channel gets faster where it loses others: each channel
+has its fastest rate of all times. Messages are cut as the planes of their time say.
+
 The latest of these ends bounds the end of the operation. Where all ranks begin together that is the larger of the
 injection and the ejection time plus the latency of an empty network (docs/results.md, "The lower bound").
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
+from fabricsim.engine.changes import Change
 from fabricsim.engine.launch import launch_latencies_ps
 from fabricsim.fabrics.network import Network
 from fabricsim.results.routes import Routes
@@ -81,6 +87,20 @@ def earliest_ends_ps(
         ):
             np.maximum.at(end_ps, operation, group_end_ps)
     return end_ps
+
+
+def most_favourable(network: Network, changes: Sequence[Change]) -> Network:
+    """Give the network whose bounds hold for a run in which others take its place."""
+    channels = network.channels
+    for change in changes:
+        later = change.network.channels
+        for what in ("copy", "ejection"):
+            num, den = f"{what}_ps_per_byte_num", f"{what}_ps_per_byte_den"
+            faster = getattr(later, num).astype(object) * getattr(channels, den).astype(object)
+            faster = faster < getattr(channels, num).astype(object) * getattr(later, den).astype(object)
+            columns = {name: np.where(faster, getattr(later, name), getattr(channels, name)) for name in (num, den)}
+            channels = replace(channels, **columns)
+    return replace(network, channels=channels)
 
 
 def _first_delay_ps(network: Network, traffic: Traffic, routes: Routes, last_delay_ps: Int64) -> Int64:

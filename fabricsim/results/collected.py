@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from fabricsim.engine.changes import Change
 from fabricsim.engine.driver import RunFigures
 from fabricsim.engine.work import BlockRecord
 from fabricsim.fabrics.network import Network
 from fabricsim.results import metrics
-from fabricsim.results.bounds import earliest_ends_ps
+from fabricsim.results.bounds import earliest_ends_ps, most_favourable
 from fabricsim.results.checks import Due, check_bounds, check_times
 from fabricsim.results.digest import Digest
 from fabricsim.results.routes import Routes, find_routes
@@ -25,7 +26,7 @@ LOCAL = ("compute", "wait")  #: operations that move nothing by their nature
 
 
 class Collected:
-    """The tables, sums and digest of a run; *routes* are those of its network.
+    """The tables, sums and digest of a run; *routes* are those of its network, *changes* the networks that follow it.
 
     Attributes
     ----------
@@ -43,8 +44,12 @@ class Collected:
         Which algorithms were simulated in the place of recorded ones, as sentences.
     """
 
-    def __init__(self, network: Network, routes: Routes, terminal_of_rank: Int32) -> None:
+    def __init__(
+        self, network: Network, routes: Routes, terminal_of_rank: Int32, changes: Sequence[Change] = ()
+    ) -> None:
         self._network = network
+        self._changes = changes
+        self._network_of_bounds = most_favourable(network, changes)
         self._terminal_of_rank = terminal_of_rank
         self._routes = routes
         self._due = Due(network)
@@ -84,9 +89,16 @@ class Collected:
         self.digest = self._digest.hexdigest()
 
     @classmethod
-    def of(cls, network: Network, schedule: Schedule, terminal_of_rank: Int32, record: BlockRecord) -> Collected:
+    def of(
+        cls,
+        network: Network,
+        schedule: Schedule,
+        terminal_of_rank: Int32,
+        record: BlockRecord,
+        changes: Sequence[Change] = (),
+    ) -> Collected:
         """Take a whole schedule."""
-        collected = cls(network, find_routes(network), terminal_of_rank)
+        collected = cls(network, find_routes(network), terminal_of_rank, changes)
         (block,) = ScheduleBlocks.of(schedule)
         collected._take(block, record)
         return collected
@@ -130,8 +142,14 @@ class Collected:
     def _take(self, block: ScheduleBlock, record: BlockRecord) -> None:
         schedule = block.schedule
         check_times(block, record)
-        traffic = message_traffic(self._network, schedule, self._terminal_of_rank)
-        times = _operation_times(self._network, schedule, traffic, self._routes, record)
+        traffic = message_traffic(
+            self._network,
+            schedule,
+            self._terminal_of_rank,
+            changes=self._changes,
+            ready_ps=record.message_ready_ps,
+        )
+        times = _operation_times(self._network_of_bounds, schedule, traffic, self._routes, record)
         check_bounds(block, times.end_ps, times.earliest_end_ps)
         self._due.add(traffic)
         self._digest.add(block, record)

@@ -177,12 +177,13 @@ def _alike(sweep: FaultSweep) -> Iterator[list[FaultRow]]:
 
 def estimate_answer(estimates: Sequence[Estimate]) -> RenderableType:
     """Lay out what runs would take, one after the other, and what that is founded on."""
+    timed = any(fault.time_ps for estimate in estimates for fault in estimate.faults)
     return _apart(
         *(Group(Text(_estimate_header(estimate)), _facts(*_estimate_rows(estimate))) for estimate in estimates),
         Text(
-            "Packet-hops are exact. Time is an estimate: the rest of a run may be slower or faster than its first "
-            "moments, and checking and writing its results comes on top. Memory is for the worst case, every "
-            "buffer full of the smallest packets; most runs take less."
+            f"Packet-hops are exact{', but for faults at a time' if timed else ''}. Time is an estimate: the rest of a "
+            "run may be slower or faster than its first moments, and checking and writing its results comes on top. "
+            "Memory is for the worst case, every buffer full of the smallest packets; most runs take less."
         ),
     )
 
@@ -566,14 +567,16 @@ def _settings(result: Result, indent: str = "") -> str:
         routing += f", {vcs.count} virtual channels ({vcs.arbitration.replace('_', ' ')})"
     return (
         f"packets {packet.name} ({format_bytes(packet.max_payload_bytes)} + {packet.overhead_bytes}B), {routing}, "
-        f"endpoint {info.endpoint}, placement {info.placement}" + _changes(info.overrides, info.faults, indent)
+        f"endpoint {info.endpoint}, placement {info.placement}"
+        + _changes(info.overrides, info.faults, indent, info.late_faults)
     )
 
 
-def _changes(overrides: Mapping[str, str], faults: Sequence[str], indent: str = "") -> str:
-    """Give a line for each number that was set, and for each fault."""
+def _changes(overrides: Mapping[str, str], faults: Sequence[str], indent: str = "", late: Sequence[str] = ()) -> str:
+    """Give a line for each number that was set, and for each fault; say of *late* ones that they changed nothing."""
     lines = [f"set by the user: {key} = {value}" for key, value in overrides.items()]
-    return "".join(f"\n{indent}{line}" for line in [*lines, *(f"fault {fault}" for fault in faults)])
+    lines += [f"fault {fault}" + " (after the end: without effect)" * (fault in late) for fault in faults]
+    return "".join(f"\n{indent}{line}" for line in lines)
 
 
 def _folding(result: Result) -> str:

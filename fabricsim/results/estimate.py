@@ -14,7 +14,6 @@ import numpy as np
 from fabricsim.engine import backends
 from fabricsim.engine.driver import Progress
 from fabricsim.engine.folding import fold as fold_planes
-from fabricsim.engine.folding import unfolded
 from fabricsim.engine.layout import DTYPES, State
 from fabricsim.engine.placement import Placement, terminal_of_rank
 from fabricsim.engine.state import allocate
@@ -24,7 +23,7 @@ from fabricsim.fabrics.faults import Fault, read_faults
 from fabricsim.fabrics.network import Network
 from fabricsim.results.doctor import SMALL_WINDOW_PS
 from fabricsim.results.routes import find_routes
-from fabricsim.results.run import Workload, prepare, simulate
+from fabricsim.results.run import Workload, folding_of, prepare, simulate
 from fabricsim.results.traffic import Int64, Traffic, message_traffic, wire_bytes_of
 from fabricsim.results.versions import package_version
 from fabricsim.workloads.schedule import Schedule
@@ -216,10 +215,7 @@ def estimate(
         faults=read_faults(faults),
     )
     network, blocks, terminals = run.network, run.blocks, run.terminals
-    if fold:
-        folding = fold_planes(network, (block.schedule for block in blocks), terminals)
-    else:
-        folding = unfolded(network, "switched off")
+    folding = folding_of(run, fold=fold)
     process_bytes = _resident_bytes()
     in_engine = folding.network.split_into_vcs()
     state = allocate(in_engine, folding.schedule(next(iter(blocks)).schedule), terminals, seed)

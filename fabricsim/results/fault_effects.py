@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fabricsim.errors import ConfigError
+from fabricsim.engine.changes import Change
+from fabricsim.errors import ConfigError, UnreachableError
 from fabricsim.fabrics.faults import RANK_KINDS, Fault, apply_faults, touched_channels
 from fabricsim.fabrics.network import Bool, Network, channels_between
 from fabricsim.results.reach import server_times_ps, talking_pairs
@@ -19,31 +20,26 @@ class IdleFaultError(ConfigError):
     """A fault makes no difference to the run at hand."""
 
 
-class UnreachableError(ConfigError):
-    """Faults leave no way between two terminals that the run needs; ``pair`` are their names."""
-
-    def __init__(self, network: Network, source: int, target: int) -> None:
-        self.pair = network.node_names[source], network.node_names[target]
-        super().__init__(
-            f"{network.name}: the faults leave no way from {self.pair[0]} to {self.pair[1]}, and the run needs one; "
-            "leave a fault out, or use ranks that can still reach each other"
-        )
-
-
 def with_faults(
     network: Network, blocks: ScheduleBlocks, faults: Sequence[Fault], terminal_of_rank: Int32
 ) -> tuple[Network, ScheduleBlocks]:
-    """Break a whole network, and delay the workload, as the faults say.
+    """Break a whole network, and delay the workload, as the faults from time zero on say.
 
     Raises ``ConfigError`` for places that the network does not have, and ``UnreachableError`` where the faults cut two
     terminals of the run apart.
     """
+    faults = [fault for fault in faults if not fault.time_ps]
     if not faults:
         return network, blocks
     broken = apply_faults(network, faults, terminal_of_rank)
     pairs = talking_pairs(network, blocks, terminal_of_rank)
     for source, target in np.argwhere(pairs & (broken.bundle_index < 0))[:1].tolist():
-        raise UnreachableError(network, source, target)
+        pair = network.node_names[source], network.node_names[target]
+        raise UnreachableError(
+            f"{network.name}: the faults leave no way from {pair[0]} to {pair[1]}, and the run needs one; leave a "
+            "fault out, or use ranks that can still reach each other",
+            pair,
+        )
     amounts = {
         kind: {int(fault.where): fault.amount for fault in faults if fault.kind == kind and fault.amount is not None}
         for kind in RANK_KINDS
@@ -52,29 +48,52 @@ def with_faults(
     return broken, delayed(blocks, amounts["slow_rank"], skew_ps)
 
 
+def changes_of(network: Network, faults: Sequence[Fault], terminal_of_rank: Int32) -> tuple[Change, ...]:
+    """Say what the faults leave of a whole network at each time above zero at which some begin.
+
+    Raises ``ConfigError`` for places that the network does not have.
+    """
+    times_ps = sorted({fault.time_ps for fault in faults if fault.time_ps})
+    return tuple(
+        Change(time_ps, apply_faults(network, [one for one in faults if one.time_ps <= time_ps], terminal_of_rank))
+        for time_ps in times_ps
+    )
+
+
 def refuse_idle_faults(
     network: Network, blocks: ScheduleBlocks, faults: Sequence[Fault], terminal_of_rank: Int32
 ) -> None:
     """Raise ``ConfigError`` for a rank that the run has not, ``IdleFaultError`` for a fault that nothing in it meets.
 
-    *network* and *blocks* are whole; each fault is held against what all the others leave of them.
+    *network* and *blocks* are whole; each fault is held against what the others leave of them while it is there. One
+    that comes after the end of the run is not found.
     """
     if not faults:
         return
     pairs = talking_pairs(network, blocks, terminal_of_rank)
-    for number, fault in enumerate(faults):
+    for fault in faults:
+        crossed = np.zeros(len(network.channels), np.bool_)
         try:
-            others = apply_faults(network, [*faults[:number], *faults[number + 1 :]], terminal_of_rank)
+            for others in _beside(fault, faults):
+                left = apply_faults(network, others, terminal_of_rank)
+                crossed |= channels_between(left, *np.nonzero(pairs & (left.bundle_index >= 0)))
         except ConfigError:
             continue  # without it the others could not be simulated, so it counts
-        crossed = channels_between(others, *np.nonzero(pairs & (others.bundle_index >= 0)))
         if fault.kind in RANK_KINDS:
-            _refuse_idle_rank(others, blocks, fault, terminal_of_rank, crossed)
+            _refuse_idle_rank(left, blocks, fault, terminal_of_rank, crossed)
         elif not crossed[touched_channels(network, fault)].any():
             raise IdleFaultError(
                 f"fault {fault.text} has no effect on this run on {network.name}: no packet of it would come there; "
                 "leave it out"
             )
+
+
+def _beside(fault: Fault, faults: Sequence[Fault]) -> list[list[Fault]]:
+    """List the faults that are there beside one: just before it, for what is under way then, and from then on."""
+    others = [other for other in faults if other is not fault]
+    begins_ps = {fault.time_ps, *(other.time_ps for other in others if other.time_ps > fault.time_ps)}
+    sets = [[other for other in others if other.time_ps <= time_ps] for time_ps in sorted(begins_ps, reverse=True)]
+    return [*sets, [other for other in others if other.time_ps < fault.time_ps]] if fault.time_ps else sets
 
 
 def _refuse_idle_rank(

@@ -11,12 +11,11 @@ import numpy as np
 
 from fabricsim.engine.folding import classes_of_planes
 from fabricsim.engine.placement import Placement
-from fabricsim.errors import ConfigError
+from fabricsim.errors import ConfigError, UnreachableError
 from fabricsim.fabrics import FabricSpec
 from fabricsim.fabrics.faults import Fault, each_fault, read_faults, touched_channels
 from fabricsim.fabrics.network import Network, channels_between
 from fabricsim.results import metrics
-from fabricsim.results.fault_effects import UnreachableError
 from fabricsim.results.reach import talking_pairs
 from fabricsim.results.result import Result
 from fabricsim.results.run import Workload, execute, prepare, simulate
@@ -165,9 +164,9 @@ def _row(
     fault = faults[-1]
     try:
         run = prepare(fabric, workload, faults=faults, **options)
+        result = execute(run, progress=None, started_s=time.perf_counter(), **engine)
     except UnreachableError as error:
         return FaultRow(fault, UNREACHABLE, None, pair=error.pair)
-    result = execute(run, progress=None, started_s=time.perf_counter(), **engine)
     return FaultRow(fault, RAN, _time_ps(result))
 
 

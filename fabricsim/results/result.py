@@ -33,8 +33,8 @@ OP_BATCH_ROWS = 1 << 12
 class RunInfo:
     """What was asked for, beside the network and the schedule, and what the engine did for it; goes into the summary.
 
-    ``overrides`` are the numbers of the fabric that were set for the run, by key. ``folding`` says how planes were
-    folded, or why not (``fabricsim.engine.folding``).
+    ``overrides`` are the numbers of the fabric that were set for the run, by key. ``late_faults`` are those that came
+    after its end. ``folding`` says how planes were folded, or why not (``fabricsim.engine.folding``).
     """
 
     spec_sha256: str
@@ -43,6 +43,7 @@ class RunInfo:
     placement: str
     endpoint: str
     faults: tuple[str, ...]
+    late_faults: tuple[str, ...]
     seed: int
     folded: bool
     folding: str
@@ -283,6 +284,7 @@ class Result:
                 "virtual_channels": network.vcs.count,
                 "arbitration": network.vcs.arbitration,
                 "faults": list(self.info.faults),
+                "late_faults": list(self.info.late_faults),
                 "dead_channels": int(network.channels.dead.sum()),
             },
             "workload": {

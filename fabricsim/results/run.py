@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fabricsim.engine.changes import Change
 from fabricsim.engine.driver import Progress, run_blocks
+from fabricsim.engine.folding import Folding, unfolded
 from fabricsim.engine.folding import fold as fold_planes
-from fabricsim.engine.folding import unfolded
 from fabricsim.engine.launch import launch_latencies_ps
 from fabricsim.engine.placement import Int32, Placement, placement_name, terminal_of_rank
 from fabricsim.errors import ConfigError, StallError
@@ -18,7 +19,7 @@ from fabricsim.fabrics import FabricSpec, load_fabric
 from fabricsim.fabrics.faults import Fault, read_faults
 from fabricsim.fabrics.network import Network
 from fabricsim.results.collected import Collected
-from fabricsim.results.fault_effects import refuse_idle_faults, with_faults
+from fabricsim.results.fault_effects import changes_of, refuse_idle_faults, with_faults
 from fabricsim.results.idle_overrides import refuse_idle_overrides
 from fabricsim.results.result import Result, RunInfo
 from fabricsim.results.routes import find_routes
@@ -118,8 +119,8 @@ def simulate(
         ``"linear"``, ``"scatter"``, terminals by rank, or the path of a file with one terminal per line. ``None`` is
         the placement that a trace records (``fabricsim.placement``), where there is none ``"linear"``.
     faults
-        What is broken from time zero on, such as ``"switch:nvswitch.0.5"``, or the path of a TOML file of such texts
-        (docs/fabrics.md).
+        What is broken, such as ``"switch:nvswitch.0.5"``, or from a time on, ``"lanes:gpu3-nvswitch.0.5=0.5@12us"``,
+        or the path of a TOML file of such texts (docs/fabrics.md).
     fold
         Simulate planes that are alike once for all where that changes no figure (docs/physics.md, section 12);
         ``False`` simulates each of them.
@@ -179,13 +180,15 @@ def simulate(
 class Run:
     """What is to be simulated: a network and blocks of a workload, both with their faults, and how they came about.
 
-    ``whole`` is the network without its faults, ``workload`` has none either.
+    ``whole`` is the network without its faults, ``workload`` has none either. ``changes`` are the networks that faults
+    at a time make of ``network``.
     """
 
     spec: FabricSpec
     workload: Workload
     whole: Network
     network: Network
+    changes: tuple[Change, ...]
     blocks: ScheduleBlocks
     terminals: Int32
     endpoint: str
@@ -228,8 +231,18 @@ def prepare(
         recorded=workload.placement,
     )
     network, blocks = with_faults(whole, blocks, faults, terminals)
+    changes = changes_of(whole, faults, terminals)
     named = placement_name(placement, workload.placement)
-    return Run(spec, workload, whole, network, blocks, terminals, endpoint, named, tuple(faults), seed)
+    return Run(spec, workload, whole, network, changes, blocks, terminals, endpoint, named, tuple(faults), seed)
+
+
+def folding_of(run: Run, *, fold: bool) -> Folding:
+    """Fold what can be folded of a run, if it may be."""
+    if not fold:
+        return unfolded(run.network, "switched off")
+    if run.changes:
+        return unfolded(run.network, "faults come at a time")
+    return fold_planes(run.network, (block.schedule for block in run.blocks), run.terminals)
 
 
 def execute(
@@ -243,12 +256,9 @@ def execute(
 ) -> Result:
     """Simulate what ``prepare`` gave; its wall time counts from ``started_s``."""
     network, blocks, terminals = run.network, run.blocks, run.terminals
-    if fold:
-        folding = fold_planes(network, (block.schedule for block in blocks), terminals)
-    else:
-        folding = unfolded(network, "switched off")
+    folding = folding_of(run, fold=fold)
     # Planes that are folded are alike, so the routes of those that are left are all kinds that there are.
-    collected = Collected(network, find_routes(folding.network), terminals)
+    collected = Collected(network, find_routes(folding.network), terminals, run.changes)
     try:
         record = run_blocks(
             folding.network,
@@ -259,6 +269,7 @@ def execute(
             seed=run.seed,
             kernel=kernel,
             threads=threads,
+            changes=run.changes,
             progress=progress,
         )
     except StallError as error:
@@ -281,6 +292,7 @@ def execute(
             placement=run.placement,
             endpoint=run.endpoint,
             faults=tuple(fault.text for fault in run.faults),
+            late_faults=tuple(fault.text for fault in run.faults if 0 < collected.simulated_ps <= fault.time_ps),
             seed=run.seed,
             folded=folding.folded,
             folding=folding.words,

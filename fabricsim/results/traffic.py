@@ -6,11 +6,13 @@ Striping and cutting are worked out from the physics a second time here, apart f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from fabricsim.engine.changes import Change
 from fabricsim.fabrics.network import Network
 from fabricsim.workloads.schedule import Schedule
 
@@ -39,7 +41,14 @@ class Traffic:
     last_payload_bytes: Int64
 
 
-def message_traffic(network: Network, schedule: Schedule, terminal_of_rank: Int32) -> Traffic:
+def message_traffic(
+    network: Network,
+    schedule: Schedule,
+    terminal_of_rank: Int32,
+    *,
+    changes: Sequence[Change] = (),
+    ready_ps: Int64 | None = None,
+) -> Traffic:
     """Stripe and cut every message, without its timing.
 
     Parameters
@@ -48,6 +57,9 @@ def message_traffic(network: Network, schedule: Schedule, terminal_of_rank: Int3
         Where and what.
     terminal_of_rank
         Shape (ranks,): the placement.
+    changes, ready_ps
+        Networks that take the place of *network*, in time order, and when each message became ready, for it is striped
+        over the planes of that time. ``bundle`` names that of *network* all the same.
 
     Returns
     -------
@@ -62,7 +74,11 @@ def message_traffic(network: Network, schedule: Schedule, terminal_of_rank: Int3
     source, target = source[rows], target[rows]
     size_bytes = messages.size_bytes[rows]
     bundle = network.bundle_index[source, target].astype(np.int64)
-    width = (network.bundle_first[bundle + 1] - network.bundle_first[bundle]).astype(np.int64)
+    width = np.diff(network.bundle_first)[bundle].astype(np.int64)
+    for change in changes:
+        later = np.flatnonzero(ready_ps[rows] >= change.time_ps) if ready_ps is not None else rows[:0]
+        there = change.network.bundle_index[source[later], target[later]]
+        width[later] = np.diff(change.network.bundle_first)[there]
     shares = np.minimum(width, -(-size_bytes // packet.stripe_min_bytes))
     share_bytes = -(-size_bytes // shares)
     full_packets = (share_bytes - 1) // packet.max_payload_bytes

@@ -14,13 +14,14 @@ from fabricsim.engine.check import check
 from fabricsim.engine.driver import RunFigures, RunRecord, Simulation
 from fabricsim.engine.layout import Code
 from fabricsim.engine.work import BlockRecord, FreeRows
+from fabricsim.errors import UnreachableError
 from fabricsim.fabrics import load_fabric
 from fabricsim.results.digest import Digest
 from fabricsim.workloads.replay import schedule_blocks
 from fabricsim.workloads.schedule import NO_BEGIN_PS, Messages, Schedule, ScheduleBlock, ScheduleBlocks, Tasks, offsets
 from fabricsim.workloads.trace import Trace
 from tests.engine.kernels import NUMBA, C
-from tests.oracle.cases import Case, MessageDraft, OperationDraft, TaskDraft, build_schedule, cases
+from tests.oracle.cases import Case, MessageDraft, OperationDraft, TaskDraft, build_schedule, cases, cases_with_changes
 from tests.workloads.trace_cases import write_long_trace
 
 
@@ -95,6 +96,7 @@ class Blocks:
             kernel=kernel,
             threads=threads,
             sink=self.take,
+            changes=case.changes,
         )
 
     def take(self, retired: list[tuple[ScheduleBlock, BlockRecord]], horizon_ps: int) -> None:
@@ -122,7 +124,10 @@ class Blocks:
 def whole(case: Case, kernel: str = "auto") -> RunRecord:
     """Run a case as one block."""
     terminals = np.array(case.terminal_of_rank, np.int32)
-    return Simulation(case.network, case.schedule, terminals, seed=case.seed, kernel=kernel, threads=1).run()
+    run = Simulation(
+        case.network, case.schedule, terminals, seed=case.seed, kernel=kernel, threads=1, changes=case.changes
+    )
+    return run.run()
 
 
 def assert_same(one: RunRecord, other: RunRecord) -> None:
@@ -205,6 +210,20 @@ def test_invariants_hold_between_slices_of_blocks(case: Case, operations: int, s
     check(simulation.state, simulation.network)
     simulation.work.finish(simulation.state, run.take)
     assert_same(run.joined(simulation.figures()), whole(case))
+
+
+@settings(max_examples=60)
+@given(case=cases_with_changes(), operations=st.sampled_from([1, 2]), times=st.sampled_from([1, 3]))
+def test_blocks_on_a_network_that_changes(case: Case, operations: int, times: int) -> None:
+    """Blocks admitted before and after a change give the record of the whole, or are refused as it is."""
+    case = chained(case, times)
+    try:
+        expected = whole(case)
+    except UnreachableError:
+        with pytest.raises(UnreachableError):
+            Blocks(case, operations).run()
+    else:
+        assert_same(Blocks(case, operations).run(), expected)
 
 
 def rounds(num_rounds: int) -> Case:

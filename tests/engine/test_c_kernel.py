@@ -18,7 +18,7 @@ from fabricsim.engine.state import grow
 from fabricsim.fabrics import load_fabric
 from fabricsim.workloads.collectives import collective
 from tests.engine.kernels import needs_c, needs_numba
-from tests.oracle.cases import Case, MessageDraft, OperationDraft, TaskDraft, build_schedule, cases
+from tests.oracle.cases import Case, MessageDraft, OperationDraft, TaskDraft, build_schedule, cases, cases_with_changes
 from tests.oracle.test_oracle import fabric, star
 
 pytestmark = needs_c
@@ -27,7 +27,15 @@ pytestmark = needs_c
 def simulation(case: Case, kernel: str) -> Simulation:
     """Return a run of *case* before its first event."""
     terminal_of_rank = np.array(case.terminal_of_rank, np.int32)
-    return Simulation(case.network, case.schedule, terminal_of_rank, seed=case.seed, kernel=kernel, threads=1)
+    return Simulation(
+        case.network,
+        case.schedule,
+        terminal_of_rank,
+        seed=case.seed,
+        kernel=kernel,
+        threads=1,
+        changes=case.changes,
+    )
 
 
 def difference(one: State, other: State) -> str | None:
@@ -71,7 +79,7 @@ def small_case() -> Case:
 
 @needs_numba
 @settings(max_examples=25)
-@given(case=cases())
+@given(case=st.one_of(cases(), cases_with_changes()))
 def test_kernels_go_in_lock_step(case: Case) -> None:
     """After every slice of one event the C kernel and the Numba kernel ended alike and hold the same bytes."""
     ours, theirs = simulation(case, "c"), simulation(case, "numba")
@@ -84,7 +92,7 @@ def test_kernels_go_in_lock_step(case: Case) -> None:
 
 @needs_numba
 @settings(max_examples=300)
-@given(case=cases(), slice_events=st.integers(1, 400))
+@given(case=st.one_of(cases(), cases_with_changes()), slice_events=st.integers(1, 400))
 def test_kernels_end_alike(case: Case, slice_events: int) -> None:
     """In slices of any size the C kernel ends with all tables as the Numba kernel leaves them, and they are sound."""
     ours, theirs = simulation(case, "c"), simulation(case, "numba")

@@ -241,6 +241,9 @@ SPOILABLE = (
     ("tasks", "waiting"),
     ("messages", "next_ready"),
     ("bundles", "last_ready"),
+    ("places", "position"),
+    ("places", "num_members"),
+    ("injectors", "position"),
 )
 
 

@@ -12,14 +12,34 @@ from hypothesis import strategies as st
 from fabricsim.engine.check import check
 from fabricsim.engine.driver import RunRecord, Simulation
 from fabricsim.engine.layout import Code
-from tests.oracle.cases import Case, cases
+from fabricsim.errors import UnreachableError
+from tests.oracle.cases import Case, cases, cases_with_changes, changing_cases
 from tests.oracle.simulator import OracleResult, simulate
 
 
-def simulation(case: Case, kernel: str = "auto") -> Simulation:
+def simulation(case: Case, kernel: str = "auto", threads: int | None = None) -> Simulation:
     """Return a run of *case* before its first event."""
     terminal_of_rank = np.array(case.terminal_of_rank, np.int32)
-    return Simulation(case.network, case.schedule, terminal_of_rank, seed=case.seed, kernel=kernel)
+    return Simulation(
+        case.network,
+        case.schedule,
+        terminal_of_rank,
+        seed=case.seed,
+        kernel=kernel,
+        threads=threads,
+        changes=case.changes,
+    )
+
+
+def oracle(case: Case) -> OracleResult:
+    """Return what the oracle records of a case."""
+    return simulate(
+        case.network,
+        case.schedule,
+        seed=case.seed,
+        terminal_of_rank=case.terminal_of_rank,
+        changes=case.changes,
+    )
 
 
 def bucket(latency_ps: int) -> int:
@@ -55,7 +75,7 @@ def assert_equal(record: RunRecord, expected: OracleResult) -> None:
 @given(case=cases())
 def test_kernel_equals_oracle(case: Case) -> None:
     """Every recorded time, count and histogram of a random case is the oracle's."""
-    expected = simulate(case.network, case.schedule, seed=case.seed, terminal_of_rank=case.terminal_of_rank)
+    expected = oracle(case)
     assert_equal(simulation(case).run(), expected)
 
 
@@ -63,7 +83,7 @@ def test_kernel_equals_oracle(case: Case) -> None:
 @given(case=cases())
 def test_kernel_without_the_jit_equals_oracle(case: Case) -> None:
     """The same source as plain Python gives the oracle's figures too."""
-    expected = simulate(case.network, case.schedule, seed=case.seed, terminal_of_rank=case.terminal_of_rank)
+    expected = oracle(case)
     assert_equal(simulation(case, "python").run(), expected)
 
 
@@ -71,7 +91,7 @@ def test_kernel_without_the_jit_equals_oracle(case: Case) -> None:
 @given(case=cases(), windows=st.sampled_from([2, 4, 8]))
 def test_a_short_wheel_puts_packets_off(case: Case, windows: int) -> None:
     """Inboxes that reach only a few windows ahead, and tables that grow, give the oracle's figures too."""
-    expected = simulate(case.network, case.schedule, seed=case.seed, terminal_of_rank=case.terminal_of_rank)
+    expected = oracle(case)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fabricsim.engine.state.MAX_WHEEL_WINDOWS", windows)
         patch.setattr(
@@ -99,3 +119,46 @@ def test_invariants_hold_after_every_slice(case: Case, slice_events: int) -> Non
         "channel_peak_occupancy_bytes",
     ):
         assert getattr(parts, name).tolist() == getattr(whole, name).tolist(), name
+
+
+@settings(max_examples=300)
+@given(case=cases_with_changes(), threads=st.sampled_from([1, 2]))
+def test_a_network_that_changes_equals_oracle(case: Case, threads: int) -> None:
+    """Faults at a time, with all that is under way then, give the oracle's figures, on one thread or two."""
+    assert_equal(simulation(case, threads=threads).run(), oracle(case))
+
+
+@settings(max_examples=60)
+@given(case=cases_with_changes())
+def test_a_network_that_changes_equals_oracle_without_the_jit(case: Case) -> None:
+    """The same source as plain Python gives the oracle's figures too."""
+    assert_equal(simulation(case, "python").run(), oracle(case))
+
+
+@settings(max_examples=60)
+@given(case=cases_with_changes(), slice_events=st.integers(5, 100), windows=st.sampled_from([2, 4, 1024]))
+def test_invariants_hold_while_the_network_changes(case: Case, slice_events: int, windows: int) -> None:
+    """``check`` finds nothing to complain about around a change, with short slices, small tables and a short wheel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fabricsim.engine.state.MAX_WHEEL_WINDOWS", windows)
+        patch.setattr(
+            "fabricsim.engine.state.packets_at_start", lambda _network, _messages, domains: 0 * domains["hops"]
+        )
+        run = simulation(case)
+        while run.advance(slice_events) == Code.SLICE:
+            check(run.state, run.network)
+        check(run.state, run.network)
+        assert_equal(run.record(), oracle(case))
+
+
+@settings(max_examples=60)
+@given(case=changing_cases(refused=True))
+def test_what_cannot_be_sent_again_is_refused(case: Case) -> None:
+    """The kernel refuses a fault at a time exactly where the oracle does."""
+    try:
+        expected = oracle(case)
+    except UnreachableError:
+        with pytest.raises(UnreachableError, match="leave a fault out"):
+            simulation(case).run()
+    else:
+        assert_equal(simulation(case).run(), expected)

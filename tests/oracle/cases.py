@@ -16,7 +16,8 @@ import numpy as np
 from hypothesis import reject
 from hypothesis import strategies as st
 
-from fabricsim.errors import ConfigError
+from fabricsim.engine.changes import Change
+from fabricsim.errors import ConfigError, UnreachableError
 from fabricsim.fabrics.faults import Fault, apply_faults, each_fault
 from fabricsim.fabrics.links import link_classes, linked, node_of
 from fabricsim.fabrics.mesh import Dimension, mesh
@@ -24,6 +25,7 @@ from fabricsim.fabrics.network import Endpoint, Network, PacketFormat, Protocol,
 from fabricsim.fabrics.parts import package_and_racks
 from fabricsim.fabrics.topologies import Link, Tier, check_acyclic, clos, full_mesh
 from fabricsim.workloads.schedule import Messages, Operation, Schedule, Tasks
+from tests.oracle.simulator import OracleResult, simulate
 
 # A case stays this small so that a kernel without a compiler can run hundreds of them.
 MAX_PACKETS = 500
@@ -70,6 +72,7 @@ class Case:
     schedule: Schedule
     seed: int
     terminal_of_rank: tuple[int, ...]
+    changes: tuple[Change, ...] = ()
 
 
 def build_schedule(num_ranks: int, drafts: Sequence[OperationDraft]) -> Schedule:
@@ -232,6 +235,127 @@ def bereft_cases(draw: st.DrawFn) -> Case:
             messages.append(MessageDraft(source, target, budget.grant(parts * packet.stripe_min_bytes)))
     drafts = [OperationDraft([TaskDraft(rank) for rank in terminals], messages)]
     return Case(broken, build_schedule(ranks, drafts), draw(seeds()), terminals)
+
+
+def cases_with_changes() -> st.SearchStrategy[Case]:
+    """Draw a case in which faults come at a time: any, or those after which packets go other ways."""
+    return st.one_of(changing_cases(), changing_cases(one_way=True))
+
+
+@st.composite
+def changing_cases(draw: st.DrawFn, *, refused: bool = False, one_way: bool = False) -> Case:
+    """Draw a case in which faults come at a time, while there is traffic; if asked in *one_way*.
+
+    Those that would be *refused* come later or not at all; or if so asked they stay, where there are any.
+    """
+    others = [] if one_way else [random_cases(whole=True), synchronised_cases(whole=True)]
+    case = draw(st.one_of(one_way_cases(), *others))
+    whole, ranks = case.network, np.array(case.terminal_of_rank, np.int32)
+
+    def run(case: Case) -> OracleResult:
+        return simulate(
+            case.network,
+            case.schedule,
+            seed=case.seed,
+            terminal_of_rank=case.terminal_of_rank,
+            changes=case.changes,
+        )
+
+    healthy = run(case)
+    links = busy_links(whole, healthy)
+    if not links:
+        return case
+    moments = [healthy.message_ready_ps, healthy.message_first_injection_ps, healthy.message_complete_ps]
+    instants = sorted(set(np.concatenate([*moments, healthy.task_end_ps]).tolist()))
+    begin_ps, span_ps = int(healthy.message_first_injection_ps.min()), int(healthy.message_complete_ps.max()) + 1
+    span_ps -= begin_ps
+    times = st.integers(0, 255).map(lambda part: begin_ps + span_ps * part // 256) | st.sampled_from(instants)
+    times = times.map(lambda time_ps: max(1, time_ps))
+    faults: list[Fault] = []
+    for number in range(draw(st.integers(1, 3))):
+        kinds = st.sampled_from(links) if one_way else timed_faults(whole, links)
+        more = draw(st.lists(kinds, min_size=1, max_size=2))
+        try:
+            broken = apply_faults(whole, [*faults, *more], ranks)
+        except ConfigError:
+            continue  # these together cannot be simulated in one run
+        for time_ps in sorted(draw(st.lists(times, min_size=3, max_size=3))):
+            if number == 0 and not one_way and draw(st.booleans()):
+                attempt = replace(case, network=broken)
+            else:
+                attempt = replace(case, changes=(*case.changes, Change(time_ps, broken)))
+            if case.changes and time_ps <= case.changes[-1].time_ps:
+                continue
+            try:
+                run(attempt)
+            except UnreachableError:
+                if refused and attempt.changes:
+                    return attempt
+                continue
+            case, faults = attempt, [*faults, *more]
+            break
+    return case
+
+
+@st.composite
+def one_way_cases(draw: st.DrawFn) -> Case:
+    """Draw traffic in one direction through a Clos with a choice of ways; of a dead link only the way up is used."""
+    packet = draw(packet_formats())
+    common = {
+        "terminal_name": "gpu",
+        "packet": packet,
+        "endpoint": draw(endpoints()),
+        "copy_ps_per_byte": draw(st.none() | ps_per_byte()),
+        "ejection_ps_per_byte": None,
+    }
+    link = draw(links_for(packet))
+    up = replace(link, ps_per_byte=link.ps_per_byte * draw(st.sampled_from([Fraction(1, 4), 1, 5, 25])))
+    half = draw(st.integers(2, 4))
+    network = clos(
+        name="one way",
+        tiers=[
+            Tier("leaf", children=half, parents=1, up=link, down=draw(links_for(packet))),
+            Tier("spine", children=2, parents=draw(st.integers(2, 4)), up=up, down=draw(links_for(packet))),
+        ],
+        num_planes=draw(st.integers(1, 2)),
+        routing=draw(st.sampled_from(["spray", "deterministic", "adaptive"])),
+        **common,
+    )
+    network = replace(network, vcs=draw(virtual_channels()))
+    budget = Budget(network)
+    size_bytes = draw(st.integers(1, 6)) * packet.max_payload_bytes + draw(st.integers(0, 1))
+    rounds, in_turn = draw(st.integers(1, 3)), draw(st.booleans())
+    tasks = [TaskDraft(rank) for rank in range(2 * half)]
+    pairs = [(source, half + target) for source in range(half) for target in range(half)] * draw(st.integers(1, 3))
+    drafts = [
+        OperationDraft(
+            [replace(task, after=(number - 1,) if number and in_turn else ()) for task in tasks],
+            [MessageDraft(source, target, budget.grant(size_bytes)) for source, target in pairs],
+        )
+        for number in range(rounds)
+    ]
+    return Case(network, build_schedule(2 * half, drafts), draw(seeds()), tuple(range(2 * half)))
+
+
+def busy_links(network: Network, healthy: OracleResult) -> list[Fault]:
+    """List the links that carry something; if there are any, those between switches that do so in one direction."""
+    channels, names = network.channels, network.node_names
+    ends = [channels.source_node, channels.target_node]
+    busy = np.sort(np.stack(ends)[:, healthy.channel_packets > 0], axis=0).T
+    used, directions = np.unique(busy, axis=0, return_counts=True)
+    one_way = used[(directions == 1) & (used[:, 0] >= network.num_terminals)]
+    return [Fault("link", f"{names[low]}-{names[high]}") for low, high in (one_way if len(one_way) else used).tolist()]
+
+
+def timed_faults(network: Network, links: Sequence[Fault]) -> st.SearchStrategy[Fault]:
+    """Draw a dead link, switch or plane, lost lanes, or bit errors; mostly links that carry something."""
+    link = st.sampled_from(links)
+    kinds = [link, link, link, link.map(lambda one: Fault("lanes", one.where, Fraction(2, 3)))]
+    kinds.append(link.map(lambda one: Fault("bit_errors", one.where, Fraction(1, 10_000))))
+    kinds.append(link.map(lambda one: Fault("lanes", one.where, Fraction(1, 7))))
+    if network.num_switches:
+        kinds.append(st.sampled_from([*each_fault(network, "switch"), *each_fault(network, "plane")]))
+    return st.one_of(kinds)
 
 
 @st.composite

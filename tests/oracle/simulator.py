@@ -15,7 +15,7 @@ from math import ceil, isqrt
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.errors import StallError
+from fabricsim.errors import StallError, UnreachableError
 from fabricsim.fabrics.network import Endpoint, Network, Protocol
 from fabricsim.workloads.schedule import Operation, Schedule
 
@@ -117,6 +117,7 @@ class Packet:
     injected_ps: int
     head_arrival_ps: int = 0
     earliest_start_ps: int = 0  # e of section 5
+    ejection_ps: int = 0  # fixed at the start on the last channel
 
 
 @dataclass(eq=False)
@@ -205,17 +206,28 @@ class OracleResult:
     simulated_time_ps: int
 
 
-def simulate(network: Network, schedule: Schedule, *, seed: int, terminal_of_rank: Sequence[int]) -> OracleResult:
+def simulate(
+    network: Network,
+    schedule: Schedule,
+    *,
+    seed: int,
+    terminal_of_rank: Sequence[int],
+    changes: Sequence[tuple[int, Network]] = (),
+) -> OracleResult:
     """Run ``schedule`` on ``network`` with rank r at terminal ``terminal_of_rank[r]``.
+
+    From the time [ps] of each of *changes* on its network takes the place of the one before.
 
     Raises
     ------
+    UnreachableError
+        A change leaves a packet or a message no way.
     StallError
         Nothing is left to do and tasks have not ended; the message lists them.
     OverflowError
         A result does not fit into an int64.
     """
-    simulation = Simulation(network, schedule, seed, terminal_of_rank)
+    simulation = Simulation(network, schedule, seed, terminal_of_rank, changes)
     simulation.run()
     return simulation.result()
 
@@ -223,8 +235,16 @@ def simulate(network: Network, schedule: Schedule, *, seed: int, terminal_of_ran
 class Simulation:
     """One run: the objects, the agenda and the four steps of an instant."""
 
-    def __init__(self, network: Network, schedule: Schedule, seed: int, terminal_of_rank: Sequence[int]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        schedule: Schedule,
+        seed: int,
+        terminal_of_rank: Sequence[int],
+        changes: Sequence[tuple[int, Network]] = (),
+    ) -> None:
         self.network = network
+        self.changes = dict(changes)
         self.seed = seed
         self.terminal_of_rank = [int(terminal) for terminal in terminal_of_rank]
         self.channels = build_channels(network, seed)
@@ -258,10 +278,14 @@ class Simulation:
     def run(self) -> None:
         """Go from instant to instant until none is left."""
         self.at(0).nodes.update(self.terminal_of_rank)
+        for time_ps in self.changes:
+            self.at(time_ps)
         while self.agenda_times:
             time_ps = heapq.heappop(self.agenda_times)
             instant = self.agenda.pop(time_ps)
             self.now_ps = time_ps
+            if time_ps in self.changes:
+                self.change(self.changes[time_ps], instant)
             # Every channel takes time, so nodes cannot touch each other within an instant: step by step over
             # all nodes is the same as node by node.
             self.take_effect(instant)
@@ -327,6 +351,50 @@ class Simulation:
             for channel in self.outputs[node]:
                 self.forward(channel)
 
+    # A fault at a time (section 13) ---------------------------------------------------------------------------
+
+    def change(self, network: Network, instant: Instant) -> None:
+        """Let ``network`` take the place of the one before, at the begin of an instant."""
+        self.network = network
+        self.bundles = np.split(network.bundle_channels, network.bundle_first[1:-1])
+        for channel, now in zip(self.channels, build_channels(network, self.seed), strict=True):
+            if channel.ps_per_byte != now.ps_per_byte and channel.source >= network.num_terminals:
+                channel.free_from_ps = max(channel.free_from_ps, self.now_ps)
+            channel.ps_per_byte = now.ps_per_byte
+            channel.copy_ps_per_byte = now.copy_ps_per_byte
+            channel.ejection_ps_per_byte = now.ejection_ps_per_byte
+            for share in channel.ready + channel.ring:
+                target = self.terminal_of_rank[share.message.target.rank]
+                if network.channels.dead[channel.number] or not self.leads_on(channel.target, target):
+                    self.refuse(share.message)
+        taken_out = []
+        for channel in self.channels:
+            for queue in channel.queues:
+                for packet in list(queue):
+                    if channel not in self.candidates(packet):
+                        queue.remove(packet)
+                        taken_out.append(packet)
+                        channel.free_from_ps = max(channel.free_from_ps, self.now_ps)
+                        if channel.picked is packet:
+                            channel.picked = None
+        for channel in self.channels:
+            for packet in (packet for queue in channel.queues for packet in queue):
+                self.wait_to_start(packet, channel)
+        for packet in taken_out:
+            packet.head_arrival_ps = self.now_ps
+            self.queue_at_switch(packet)
+        instant.nodes.update(range(network.num_terminals, network.num_nodes))
+
+    def leads_on(self, node: int, target: int) -> bool:
+        """Tell whether ``node`` is a terminal's own or a switch with candidates for it."""
+        switch = node - self.network.num_terminals
+        return node == target or (switch >= 0 and self.network.route_count[switch, target] > 0)
+
+    def refuse(self, message: Message) -> None:
+        """Raise an UnreachableError for a message that is in the way of a fault."""
+        pair = str(message.source.rank), str(message.target.rank)
+        raise UnreachableError("no way is left from rank {} to rank {}".format(*pair), pair)
+
     # Tasks and messages (sections 7 and 9) -------------------------------------------------------------------
 
     def begin_task(self, task: Task) -> bool:
@@ -351,6 +419,8 @@ class Simulation:
             message.delivered_bytes = message.size_bytes
             return
         source, target = self.terminal_of_rank[message.source.rank], self.terminal_of_rank[message.target.rank]
+        if self.network.bundle_index[source, target] < 0:
+            self.refuse(message)
         bundle = self.bundle(source, target)
         packet = self.network.packet
         num_shares = min(len(bundle), ceil(Fraction(message.size_bytes, packet.stripe_min_bytes)))
@@ -431,7 +501,7 @@ class Simulation:
         if channel.ejection_free_from_ps > self.now_ps or not channel.ejection_queue:
             return
         packet = channel.ejection_queue.pop(0)
-        channel.ejection_free_from_ps = self.now_ps + channel.ejection_ps(packet.payload_bytes, packet.wire_bytes)
+        channel.ejection_free_from_ps = self.now_ps + packet.ejection_ps
         end = self.at(channel.ejection_free_from_ps)
         end.nodes.add(channel.target)
         end.ejected.append(packet)
@@ -448,20 +518,35 @@ class Simulation:
 
     # Switches, channels and credits (sections 4 to 6) --------------------------------------------------------
 
+    def candidates(self, packet: Packet) -> list[Channel]:
+        """Return the outputs that a packet may take at the switch that it has come to; there is one at least."""
+        target = self.terminal_of_rank[packet.message.target.rank]
+        switch = packet.channel.target - self.network.num_terminals
+        first, count = int(self.network.route_first[switch, target]), int(self.network.route_count[switch, target])
+        if count == 0:
+            self.refuse(packet.message)
+        return [self.channels[channel] for channel in self.network.candidates[first : first + count]]
+
+    def wait_to_start(self, packet: Packet, channel: Channel) -> None:
+        """Work out ``e`` of a packet that is queued for ``channel``."""
+        slower_by_ps = packet.channel.serialization_ps(packet.wire_bytes) - channel.serialization_ps(packet.wire_bytes)
+        packet.earliest_start_ps = packet.head_arrival_ps + max(0, slower_by_ps)
+        if packet.earliest_start_ps > self.now_ps:
+            self.at(packet.earliest_start_ps).nodes.add(channel.source)
+
     def queue_at_switch(self, packet: Packet) -> None:
         """Choose the output of a packet whose head has arrived and put it at the back of its queue."""
         came_by = packet.channel
         source = self.terminal_of_rank[packet.message.source.rank]
         target = self.terminal_of_rank[packet.message.target.rank]
-        switch = came_by.target - self.network.num_terminals
-        first, count = int(self.network.route_first[switch, target]), int(self.network.route_count[switch, target])
+        candidates = self.candidates(packet)
+        count = len(candidates)
         choice = 0
         if count > 1 and self.network.routing == "deterministic":
             choice = hash_of(self.seed, USE_FLOW, source, target) % count
         elif count > 1:
             choice = came_by.spray_counter % count
             came_by.spray_counter += 1
-        candidates = [self.channels[channel] for channel in self.network.candidates[first : first + count]]
         if self.network.routing == "adaptive":
             in_turn = candidates[choice:] + candidates[:choice]
             largest_bytes = self.network.packet.wire_bytes(self.network.packet.max_payload_bytes)
@@ -469,10 +554,7 @@ class Simulation:
             goes_by = next(channel for channel in in_turn if channel.backlog_bytes() <= most_bytes)
         else:
             goes_by = candidates[choice]
-        slower_by_ps = came_by.serialization_ps(packet.wire_bytes) - goes_by.serialization_ps(packet.wire_bytes)
-        packet.earliest_start_ps = packet.head_arrival_ps + max(0, slower_by_ps)
-        if packet.earliest_start_ps > self.now_ps:
-            self.at(packet.earliest_start_ps).nodes.add(goes_by.source)
+        self.wait_to_start(packet, goes_by)
         goes_by.queues[packet.message.vc].append(packet)
 
     def pick_vc(self, channel: Channel) -> Packet | None:
@@ -525,6 +607,7 @@ class Simulation:
         channel.credit_stall_ps += self.now_ps - could_start_ps
         channel.peak_occupancy_bytes = max(channel.peak_occupancy_bytes, channel.buffer_bytes - channel.room_bytes[vc])
         packet.head_arrival_ps = self.now_ps + channel.latency_ps
+        packet.ejection_ps = channel.ejection_ps(packet.payload_bytes, packet.wire_bytes)
         arrival = self.at(packet.head_arrival_ps)
         arrival.nodes.add(channel.target)
         arrival.arrivals.append(packet)

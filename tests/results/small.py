@@ -74,6 +74,7 @@ def finished(network: Network, schedule: Schedule, record: RunRecord) -> Result:
         placement="linear",
         endpoint="fitted",
         faults=(),
+        late_faults=(),
         seed=1,
         folded=False,
         folding="switched off",

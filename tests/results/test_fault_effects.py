@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import fabricsim as fs
-from fabricsim.errors import ConfigError
-from fabricsim.results.fault_effects import IdleFaultError, UnreachableError
+from fabricsim.errors import ConfigError, UnreachableError
+from fabricsim.results.fault_effects import IdleFaultError
 from fabricsim.results.result import Result
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import fabricsim as fs
 from fabricsim.engine.launch import launch_latencies_ps
-from fabricsim.errors import ConfigError
-from fabricsim.results.fault_effects import IdleFaultError, UnreachableError
+from fabricsim.errors import ConfigError, UnreachableError
+from fabricsim.results.fault_effects import IdleFaultError
 from fabricsim.results.fault_sweep import sweep_faults
 from fabricsim.results.result import Result
 from fabricsim.results.run import one_collective

@@ -60,7 +60,7 @@ def summaries(tiny: fs.FabricSpec, small_trace: fs.Trace, tmp_path_factory: pyte
         run.summary(),
         fs.simulate("cloudmatrix384", apart, kernel="python", placement="scatter").summary(),
         at_once.summary(),
-        fs.simulate(tiny, workload, kernel="python", faults=["plane:1"]).summary(),
+        fs.simulate(tiny, workload, kernel="python", faults=["plane:1", "plane:0@1s"]).summary(),
     ]
 
 
