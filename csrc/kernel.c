@@ -30,6 +30,9 @@
 /* Used before they are defined, for the order is that of kernel.py. */
 INLINE int64_t latency_bucket(fabric_state *state, int64_t domain, int64_t latency_ps);
 static void complete_part(fabric_state *state, int64_t part, int64_t message);
+INLINE _Bool relays_any(fabric_state *state);
+static void copy_packet(fabric_state *state, int64_t domain, int64_t index);
+static void merge_packet(fabric_state *state, int64_t domain, int64_t index);
 static void come_home(fabric_state *state, int64_t domain);
 
 /* The smaller of two numbers. */
@@ -264,11 +267,163 @@ INLINE void pass_on(fabric_state *state, int64_t domain, int64_t channel, int64_
     packet->injected_ps = injected_ps;
     packet->message = message;
     packet->destination = destination;
+    if (relays_any(state) && state->messages[message].group != NONE) {
+        if (state->groups[state->messages[message].group].sources == 1) {
+            copy_packet(state, domain, index);
+        } else {
+            merge_packet(state, domain, index);
+        }
+        return;
+    }
     int64_t output = row->first_output;
     if (!adapts(state)) {
         output = choose_output(state, channel, message, destination);
     }
     put_in_inbox(state, domain, output, index);
+}
+
+/* --- in-network operations (docs/physics.md, section 14) --------------------------------------------------------- */
+
+/* Whether the run has in-network operations. */
+INLINE _Bool relays_any(fabric_state *state)
+{
+    return !PLAIN && state->clock->num_groups > 0;
+}
+
+/* Hand a packet of a message that the switch at the end of a channel makes of its holder to its output; return it. */
+static int64_t relay_packet(fabric_state *state, int64_t domain, int64_t channel, int64_t time_ps, int64_t injected_ps,
+                            int64_t message, int64_t payload, int64_t holder)
+{
+    int64_t index = take_packet(state, domain);
+    int64_t destination = state->messages[message].destination;
+    packet_row *packet = &state->packets[index];
+    packet->channel = channel;
+    packet->payload_bytes = payload;
+    packet->time_ps = time_ps;
+    packet->injected_ps = injected_ps;
+    packet->message = message;
+    packet->destination = destination;
+    state->relays[index].holder = holder;
+    int64_t output = state->channels[channel].first_output;
+    if (!adapts(state)) {
+        output = choose_output(state, channel, message, destination);
+    }
+    put_in_inbox(state, domain, output, index);
+    return index;
+}
+
+/* Make the copies of a multicast's packet that starts towards a switch; it holds the room for all of them. */
+static void copy_packet(fabric_state *state, int64_t domain, int64_t index)
+{
+    packet_row *packet = &state->packets[index];
+    group_row *group = &state->groups[state->messages[packet->message].group];
+    int64_t end = (int64_t)group->first + group->count;
+    packet->next = NONE;
+    state->relays[index].left = group->count;
+    state->relays[index].until_ps = 0;
+    for (int64_t message = group->first; message < end; message++) {
+        relay_packet(state, domain, packet->channel, packet->time_ps, packet->injected_ps, message,
+                     packet->payload_bytes, index);
+    }
+}
+
+/* Let a reduction's packet that starts towards a switch wait for those of the other carriers there. With the last of
+   them the packet made of them all is known: its head comes when the last of theirs does, in a later window, and the
+   reducer of its output is free. What it reduces comes in order, for all carriers send in one order. */
+static void merge_packet(fabric_state *state, int64_t domain, int64_t index)
+{
+    channel_row *channels = state->channels;
+    packet_row *packet = &state->packets[index];
+    int64_t channel = packet->channel;
+    int64_t carrier = packet->message;
+    int64_t payload = packet->payload_bytes;
+    int64_t head_ps = packet->time_ps;
+    group_row *group = &state->groups[state->messages[carrier].group];
+    int64_t first = group->first;
+    int64_t sources = group->sources;
+    int64_t plane = channels[channel].first_part / state->clock->num_messages;
+    contribution_row *contribution =
+        &state->contributions[group->first_contribution + plane * sources + carrier - first];
+    int64_t number = contribution->packets;
+    contribution->packets = number + 1;
+    int64_t message = first + number / (sources * group->packets) * sources + number % sources;
+
+    /* The output must not run dry while any of them comes in: e in docs/physics.md, section 5. */
+    int64_t output = choose_output(state, channel, message, state->messages[message].destination);
+    int64_t serialization_ps = state->durations[channels[output].serialization_row + payload].value;
+    int64_t lead_ps = state->durations[channels[channel].serialization_row + payload].value - serialization_ps;
+    int64_t earliest_ps = head_ps + max(0, lead_ps);
+
+    int64_t ring = (int64_t)group->merge_mask + 1;
+    merge_row *merge = &state->merges[group->first_merge + plane * ring + (number & (ring - 1))];
+    if (merge->count == 0) {
+        merge->time_ps = head_ps;
+        merge->earliest_ps = earliest_ps;
+        merge->injected_ps = packet->injected_ps;
+        merge->channel = channel;
+        packet->next = NONE;
+    } else {
+        if (head_ps > merge->time_ps || (head_ps == merge->time_ps && channel < merge->channel)) {
+            merge->time_ps = head_ps;
+            merge->channel = channel;
+        }
+        merge->earliest_ps = max(merge->earliest_ps, earliest_ps);
+        merge->injected_ps = min(merge->injected_ps, packet->injected_ps);
+        packet->next = merge->first;
+    }
+    merge->first = index;
+    merge->count += 1;
+    if (merge->count < sources) {
+        return;
+    }
+    merge->count = 0;
+    state->relays[index].left = 1;
+    state->relays[index].until_ps = 0;
+    contribution_row *reducer =
+        &state->contributions[group->first_contribution + plane * sources + number % sources];
+    int64_t begin_ps = max(merge->time_ps, reducer->reducer_free_ps);
+    reducer->reducer_free_ps = begin_ps + group->reduction_ps;
+    int64_t merged =
+        relay_packet(state, domain, merge->channel, begin_ps, merge->injected_ps, message, payload, index);
+    lead_ps = group->reduction_ps - serialization_ps;
+    state->relays[merged].earliest_ps = max(merge->earliest_ps, begin_ps + max(0, lead_ps));
+}
+
+/* When a packet could start at a switch, given when it could for the channel that it came by. */
+INLINE int64_t earliest_start(fabric_state *state, int64_t index, int64_t could_ps)
+{
+    return relays_any(state) ? max(could_ps, state->relays[index].earliest_ps) : could_ps;
+}
+
+/* Give back the room that a packet took, or with the last packet made of them its holders; it ends at end_ps. */
+INLINE void leave_buffer(fabric_state *state, int64_t domain, int64_t index, int64_t came_by, int64_t end_ps)
+{
+    packet_row *packets = state->packets;
+    channel_row *channels = state->channels;
+    int64_t holder = relays_any(state) ? state->relays[index].holder : NONE;
+    if (holder == NONE) {
+        return_credit(state, domain, index, end_ps + channels[came_by].latency_ps);
+        return;
+    }
+    domain_row *owner = &state->domains[domain];
+    relay_row *relay = &state->relays[index];
+    relay->holder = NONE;
+    relay->earliest_ps = 0;
+    packets[index].next = owner->free_packet;
+    owner->free_packet = index;
+    owner->num_free_packets += 1;
+    relay_row *held = &state->relays[holder];
+    held->until_ps = max(held->until_ps, end_ps);
+    held->left -= 1;
+    if (held->left > 0) {
+        return;
+    }
+    end_ps = held->until_ps;
+    while (holder != NONE) {
+        int64_t after = packets[holder].next;
+        return_credit(state, domain, holder, end_ps + channels[packets[holder].channel].latency_ps);
+        holder = after;
+    }
 }
 
 /* --- switches -------------------------------------------------------------------------------------------------- */
@@ -435,7 +590,7 @@ INLINE void serve_queue(fabric_state *state, int64_t domain, int64_t channel, in
         int64_t serialization_ps = durations[row->serialization_row + payload].value;
         /* A faster output waits so that it never runs dry: e in docs/physics.md, section 5. */
         int64_t lead_ps = durations[channels[came_by].serialization_row + payload].value - serialization_ps;
-        int64_t could_ps = max(packet->time_ps + max(0, lead_ps), free_ps);
+        int64_t could_ps = max(earliest_start(state, index, packet->time_ps + max(0, lead_ps)), free_ps);
         if (could_ps >= until_ps) {
             wake_ps = could_ps;
             break;
@@ -466,7 +621,7 @@ INLINE void serve_queue(fabric_state *state, int64_t domain, int64_t channel, in
         int64_t after = packet->next;
         pass_on(state, domain, channel, start_ps, packet->injected_ps, packet->message, packet->destination,
                 payload);
-        return_credit(state, domain, index, free_ps + channels[came_by].latency_ps);
+        leave_buffer(state, domain, index, came_by, free_ps);
         index = after;
     }
     row->queue_first = index;
@@ -579,11 +734,11 @@ static void serve_vcs(fabric_state *state, int64_t domain, int64_t channel, int6
         channel_row *row = &state->channels[vc];
         int64_t index = row->queue_first;
         packet_row *packet = &state->packets[index];
-        channel_row *came_by = &state->channels[packet->channel];
+        int64_t came_by = packet->channel;
         int64_t payload = packet->payload_bytes;
         int64_t serialization_ps = durations[server->serialization_row + payload].value;
-        int64_t lead_ps = durations[came_by->serialization_row + payload].value - serialization_ps;
-        int64_t could_ps = packet->time_ps + max(0, lead_ps);
+        int64_t lead_ps = durations[state->channels[came_by].serialization_row + payload].value - serialization_ps;
+        int64_t could_ps = earliest_start(state, index, packet->time_ps + max(0, lead_ps));
         int64_t start_ps = max(arbiter->pick_ps, could_ps);
         wake_ps = start_ps;
         if (start_ps >= until_ps) {
@@ -601,7 +756,7 @@ static void serve_vcs(fabric_state *state, int64_t domain, int64_t channel, int6
         arbiter->picked = NONE;
         arbiter->served = vc - channel;
         pass_on(state, domain, vc, start_ps, packet->injected_ps, packet->message, packet->destination, payload);
-        return_credit(state, domain, index, start_ps + serialization_ps + came_by->latency_ps);
+        leave_buffer(state, domain, index, came_by, start_ps + serialization_ps);
     }
     if (adapts(state)) {
         state->backlogs[channel].queued_bytes -= started_bytes;
@@ -935,6 +1090,12 @@ INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector)
         share->message = message_index;
         share->destination = message->destination;
         share->vc = message->vc;
+        if (!PLAIN) {
+            share->payload_bytes = state->clock->max_payload_bytes;
+            if (message->group != NONE) {
+                share->payload_bytes = state->groups[message->group].payload_bytes;
+            }
+        }
         share->started = 0;
         share->joined = 2 * taken_ps;
         share->next = NONE;
@@ -1024,6 +1185,13 @@ INLINE int64_t vc_of_share(fabric_state *state, int64_t channel, int64_t index)
     return PLAIN ? channel : channel + state->shares[index].vc;
 }
 
+/* The payload of the next packet of a share. */
+INLINE int64_t next_payload(fabric_state *state, int64_t index, int64_t max_payload_bytes)
+{
+    share_row *share = &state->shares[index];
+    return min(share->bytes_left, PLAIN ? max_payload_bytes : share->payload_bytes);
+}
+
 /* Let a free injection channel pick (docs/physics.md, section 8), again and again before until_ps; note when to look
    at it again. */
 static void serve_injector(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
@@ -1052,7 +1220,7 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
         int64_t payload = 0;
         int64_t wire_bytes = 0;
         while (index != NONE) {
-            payload = min(shares[index].bytes_left, max_payload_bytes);
+            payload = next_payload(state, index, max_payload_bytes);
             wire_bytes = durations[payload].value;
             int64_t vc = vc_of_share(state, channel, index);
             if (channels[vc].room_bytes >= wire_bytes) {
@@ -1069,7 +1237,7 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
             int64_t after = shares[index].next;
             while (after != NONE) {
                 share_row *share = &shares[after];
-                int64_t payload_after = min(share->bytes_left, max_payload_bytes);
+                int64_t payload_after = next_payload(state, after, max_payload_bytes);
                 int64_t room_bytes = channels[vc_of_share(state, channel, after)].room_bytes;
                 if (share->vc < shares[index].vc && room_bytes >= durations[payload_after].value) {
                     before = behind;

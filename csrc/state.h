@@ -65,6 +65,7 @@ typedef struct {
     int64_t halt_ps; /* epochs and windows end here at the latest, for the tables to change; NEVER: none do */
     int64_t tasks_left; /* tasks that have not ended */
     int64_t waits_left; /* tasks that have not started, and messages that are not ready */
+    int64_t num_groups; /* rows of groups; without any the tables of in-network operations have one empty row */
     int64_t more_work; /* 1 while blocks of the workload are to be admitted */
     int64_t admit_ps; /* an epoch that ends later needs the next block; NEVER: none begins by itself */
     int64_t retired_packets; /* packets of the messages whose rows were freed */
@@ -174,6 +175,43 @@ typedef struct {
     uint16_t payload_bytes;
 } packet_row;
 
+/* relays: by row of packets, where there are in-network operations: a packet that a switch made, a copy or a merged one, takes no room itself but stands for packets that do, its holders */
+typedef struct {
+    int64_t earliest_ps; /* it starts no earlier; 0 for all other packets */
+    int64_t until_ps; /* of the first holder: end of the last packet made of it so far */
+    uint32_t holder; /* the first of its holders, a list; NONE: no switch made the packet */
+    uint32_t left; /* of the first holder: packets made of it that have not started */
+} relay_row;
+
+/* groups: in-network operations */
+typedef struct {
+    int64_t reduction_ps; /* a reducer takes so long for the packets that become one */
+    uint32_t first; /* its messages are consecutive */
+    uint32_t count;
+    uint32_t sources; /* the first of them that are injected: one of a multicast, several of a reduction */
+    uint32_t packets; /* of a message on each of its planes */
+    uint32_t payload_bytes; /* of each of them */
+    uint32_t first_contribution; /* row of contributions + plane * sources + place in the group */
+    uint32_t first_merge; /* row of merges + plane * (merge_mask + 1) + (packet & merge_mask) */
+    uint32_t merge_mask; /* packets of a plane that can wait for others at once, or more, less one */
+} group_row;
+
+/* contributions: by plane and carrier of a reduction */
+typedef struct {
+    int64_t packets; /* packets that started towards the switch */
+    int64_t reducer_free_ps; /* the reducer of the output towards it can begin the next packet */
+} contribution_row;
+
+/* merges: packets of a reduction on one plane that become one, a ring */
+typedef struct {
+    int64_t time_ps; /* the last head arrival */
+    int64_t earliest_ps; /* the packet made of them starts no earlier */
+    int64_t injected_ps; /* the first start on a first channel */
+    uint32_t channel; /* the one by which the last head comes */
+    uint32_t first; /* those that have come so far, a list */
+    uint32_t count; /* length of the list; 0: none, and the rest says nothing */
+} merge_row;
+
 /* durations: look-up by payload, one row of max_payload + 1 entries per kind of server; row 0 holds wire bytes */
 typedef struct {
     int64_t value; /* ps (row 0: bytes) */
@@ -238,6 +276,7 @@ typedef struct {
     uint32_t destination;
     uint32_t started; /* 1 after its first packet */
     uint32_t vc; /* virtual channel, counted from the first of its channel */
+    uint32_t payload_bytes; /* payload of its packets, but the last */
     uint32_t next; /* next share of the list that it is in */
 } share_row;
 
@@ -255,22 +294,24 @@ typedef struct {
     int64_t first_injection_ps; /* recorded: start of the first packet */
     int64_t sent_ps; /* end of the injection time of the last packet */
     int64_t complete_ps; /* recorded: last delivery */
-    int64_t share_bytes; /* each share is cut and timed as this many; 0: the message makes no packet */
+    int64_t share_bytes; /* each share is cut and timed as this many; 0: none is injected */
     uint32_t shares_left; /* not yet sent */
     uint32_t parts_left; /* shares that are not yet complete */
     uint32_t next_ready; /* next message of the bundle's ready list */
-    uint32_t num_shares; /* planes that it uses */
-    uint32_t first_plane; /* position in the bundle of its first share */
-    uint32_t destination; /* terminal */
+    uint32_t bundle;
+    uint16_t num_shares; /* planes that it uses */
+    uint16_t first_plane; /* position in the bundle of its first share */
+    uint16_t source; /* terminal */
+    uint16_t destination; /* terminal */
     int64_t flow; /* H(seed, 2, source, destination) */
     int64_t number; /* place in the order of (operation, index) in the whole workload */
-    uint32_t source; /* terminal */
     uint32_t source_task; /* NONE: the row is free */
     uint32_t target_task;
     uint32_t waiting; /* waits that are not over: its task's start and messages */
-    uint32_t bundle;
     uint32_t first_place; /* the rings that first_plane counts in: their first row of places */
     uint32_t vc; /* virtual channel on which it travels */
+    uint32_t packets; /* delivered of each share */
+    uint32_t group; /* the in-network operation that it is part of, or NONE */
     uint32_t after_sent_first; /* followers released when it is sent: first row of followers */
     uint32_t after_sent_count;
     uint32_t after_complete_first; /* followers released when it is complete */
@@ -360,6 +401,10 @@ typedef struct {
     arbiter_row *arbiters;
     backlog_row *backlogs;
     packet_row *packets;
+    relay_row *relays;
+    group_row *groups;
+    contribution_row *contributions;
+    merge_row *merges;
     duration_row *durations;
     route_row *routes;
     candidate_row *candidates;

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import fabricsim as fs
-from fabricsim.workloads.collectives import COLLECTIVES, MOE_COLLECTIVES, algorithms_of
+from fabricsim.workloads.collectives import COLLECTIVES, IN_NETWORK, MOE_COLLECTIVES, algorithms_of
 from fabricsim.workloads.trace import Clock, trace_from_rows
 
 FILE = Path(__file__).parent / "golden" / "digests.json"
@@ -28,6 +28,8 @@ def collective(fabric: str, op: str, algorithm: str) -> fs.Result:
     # 256 experts stand on 32 ranks, 8 on each.
     moe = {"tokens": 16, "skew": 0.5, "ranks": 32}
     amount: dict[str, Any] = moe if op in MOE_COLLECTIVES else {"size": "256KiB", "ranks": 24}
+    if fabric == "hgx-h100":
+        amount["ranks"] = 8
     return fs.simulate(fabric, fs.collective(op, algorithm=algorithm, **amount))
 
 
@@ -69,7 +71,7 @@ RUNS: dict[str, Callable[[], fs.Result]] = {
         f"{op} {algorithm} on {fabric}": partial(collective, fabric, op, algorithm)
         for op in COLLECTIVES
         for algorithm in algorithms_of(op)
-        for fabric in FABRICS
+        for fabric in (FABRICS if algorithm != IN_NETWORK else ("nvl72", "hgx-h100"))
     },
     **{f"uncommon operations on {fabric}": partial(uncommon, fabric) for fabric in FABRICS},
     **{

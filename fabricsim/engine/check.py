@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine.layout import BANK_SHIFT, LATENCY_ROWS, NONE, NOT_YET, Routing, Rows, State, TimerKind
+from fabricsim.engine.state import is_relayed
 from fabricsim.errors import SelfCheckError
 from fabricsim.fabrics.network import Network, table_rows
 
@@ -32,11 +33,13 @@ def check(state: State, network: Network) -> None:
         [len(rows) for rows in free] == domains["num_free_packets"].tolist(),
         "a list of free packets and its length differ",
     )
-    rows = np.concatenate([arriving, queued, returning, *(np.array(rows, np.int64) for rows in free)])
+    waiting = np.concatenate([arriving, queued])
+    made, held, merging = check_relays(state, waiting)
+    rows = np.concatenate([waiting, returning, held, merging, *(np.array(rows, np.int64) for rows in free)])
     require(len(np.unique(rows)) == len(rows) == len(state.packets), "packets were lost or are in two places")
-    check_room(state, network, np.concatenate([arriving, queued, returning]))
+    check_room(state, network, np.concatenate([waiting[~made], returning, held, merging]))
     check_backlogs(state)
-    check_packets(state, np.concatenate([arriving, queued]))
+    check_packets(state, waiting)
     check_slots(state)
     check_ready_lists(state)
     check_rings(state)
@@ -72,6 +75,43 @@ def check_inboxes(state: State) -> Int64:
     return np.array(found, np.int64)
 
 
+def check_relays(state: State, waiting: Int64) -> tuple[Bool, Int64, Int64]:
+    """Return which of the packets on the way a switch made, those that hold room for them, and those that it waits for.
+
+    Each holder counts the packets made of it that have not started, and each packet that waits for others is one of its
+    carrier that has not become part of another.
+    """
+    none = np.empty(0, np.int64)
+    if not state.clock["num_groups"][0]:
+        return np.zeros(len(waiting), np.bool_), none, none
+    relays, packets, messages = state.relays, state.packets, state.messages
+    made = relays["holder"][waiting] != NONE
+    require(np.count_nonzero(relays["holder"] != NONE) == np.count_nonzero(made), "a packet has a holder and no place")
+    first, left = np.unique(relays["holder"][waiting[made]], return_counts=True)
+    require(bool((relays["left"][first] == left).all()), "a holder counts other packets than were made of it")
+    held = [row for holder in first for row in walk(packets, holder)]
+    merging: list[int] = []
+    for merge in state.merges[state.merges["count"] > 0]:
+        mine = walk(packets, merge["first"])
+        require(len(mine) == merge["count"], "packets that wait for one another are not as many as are counted")
+        require(packets["time_ps"][mine].max() == merge["time_ps"], "the last head of packets that wait is another")
+        merging += mine
+    # Of the packets of a carrier the first have become part of others, and as many as of all other carriers.
+    waits = np.bincount(packets["message"][merging], minlength=len(messages))
+    for group in state.groups[state.groups["sources"] > 1]:
+        size, begin = int(group["sources"]), int(group["first_contribution"])
+        sent = state.contributions["packets"][begin : begin + num_planes(state) * size].reshape(-1, size)
+        carriers = slice(int(group["first"]), int(group["first"]) + size)
+        wrong = (sent - sent.min(axis=1)[:, None]).sum(axis=0) != waits[carriers]
+        require(not wrong.any(), "a packet of a reduction was lost, or became part of two")
+    return made, np.array(held, np.int64), np.array(merging, np.int64)
+
+
+def num_planes(state: State) -> int:
+    """Return how many planes the parts are of."""
+    return len(state.parts) // max(1, int(state.clock["num_messages"][0]))
+
+
 def check_room(state: State, network: Network, holders: Int64) -> None:
     """Hold the room of every channel against the packets that take it."""
     channels, packets = state.channels, state.packets[holders]
@@ -99,15 +139,15 @@ def check_backlogs(state: State) -> None:
 def check_packets(state: State, waiting: Int64) -> None:
     """Hold the packets of every message, injected, on the way and delivered, against each other and the records."""
     messages, channels, domains = state.messages, state.channels, state.domains
-    per_share = -(-messages["share_bytes"] // state.clock["max_payload_bytes"][0])
+    per_share = messages["packets"].astype(np.int64)
     left = state.counts["packets_left"].reshape(-1, max(1, len(messages)))
     delivered = (per_share - left).sum(axis=0) if len(messages) else per_share
     complete = ((left == 0) & (per_share > 0)).sum(axis=0) if len(messages) else per_share
     complete -= listed(state, "complete")
     require(bool((complete == messages["num_shares"] - messages["parts_left"]).all()), "a message counts wrong parts")
-    injected = injected_packets(state, per_share)
+    injected = injected_packets(state)
     arrived = np.bincount(state.packets["message"][waiting], minlength=len(messages))
-    wrong = np.flatnonzero(injected != delivered + arrived)
+    wrong = np.flatnonzero(relayed_packets(state, injected) != delivered + arrived)
     require(len(wrong) == 0, f"packets of message {wrong[:1]} were lost or doubled")
     retired = state.clock["retired_packets"][0]
     require(delivered.sum() + retired == domains["delivered_packets"].sum(), "the count of delivered packets is wrong")
@@ -117,10 +157,16 @@ def check_packets(state: State, waiting: Int64) -> None:
     require(entered == injected.sum() + retired, "the packets of injection channels are not the packets injected")
     require(channels["packets"].sum() == domains["hops"].sum(), "the packets of all channels are not the packet-hops")
 
+    done = messages[(messages["share_bytes"] > 0) & (messages["parts_left"] == 0) & (messages["shares_left"] == 0)]
+    ordered = (done["ready_ps"] <= done["first_injection_ps"]) & (done["first_injection_ps"] < done["complete_ps"])
+    require(bool(ordered.all()), "a message was complete before it was injected, or injected before it was ready")
+
     # The outputs of a switch are consecutive.
     firsts = np.unique(channels["first_output"][channels["route_row"] != NONE])
     outputs = np.flatnonzero((channels["injector"] == NONE) & (len(firsts) > 0))
     inputs = np.flatnonzero(channels["route_row"] != NONE)
+    if state.clock["num_groups"][0]:
+        return  # switches make packets
     came_by = state.packets["channel"][waiting]
     wire_bytes = state.durations["value"][state.packets["payload_bytes"][waiting]]
     for field, held in (("packets", np.ones(len(waiting))), ("wire_bytes", wire_bytes)):
@@ -130,9 +176,6 @@ def check_packets(state: State, waiting: Int64) -> None:
         at = np.searchsorted(firsts, channels["first_output"][came_by])
         np.subtract.at(balance, at, held.astype(np.int64))
         require(bool((balance == 0).all()), f"{field} in and out of a switch differ")
-    done = messages[(messages["share_bytes"] > 0) & (messages["parts_left"] == 0)]
-    ordered = (done["ready_ps"] <= done["first_injection_ps"]) & (done["first_injection_ps"] < done["complete_ps"])
-    require(bool(ordered.all()), "a message was complete before it was injected, or injected before it was ready")
 
 
 def check_work(state: State) -> None:
@@ -154,15 +197,17 @@ def check_work(state: State) -> None:
     require(bool((tasks["waiting"] == waiting).all()), "a task waits for another number of tasks than have not ended")
 
     moves = messages["share_bytes"] > 0
+    relayed = is_relayed(messages)
+    arrives = moves | relayed
     to_itself = messages["source_task"] == messages["target_task"]
     task_start_ps = tasks["begin_ps"] + tasks["launch_ps"]
     finished = moves & (messages["shares_left"] == 0)
-    delivered = moves & (messages["parts_left"] == 0)
+    delivered = arrives & (messages["parts_left"] == 0)
     happened = (messages["ready_ps"] != NOT_YET) & (messages["ready_ps"] < max(1, epoch_end_ps))
     sent = np.where(moves, finished & (messages["sent_ps"] < epoch_end_ps), happened)
-    complete = np.where(moves, delivered & (messages["complete_ps"] < epoch_end_ps), happened)
-    received = moves | to_itself
-    pending = np.bincount(messages["source_task"][~sent], minlength=len(tasks))
+    complete = np.where(arrives, delivered & (messages["complete_ps"] < epoch_end_ps), happened)
+    received = arrives | to_itself
+    pending = np.bincount(messages["source_task"][~sent & ~relayed], minlength=len(tasks))
     pending += np.bincount(messages["target_task"][received & ~complete], minlength=len(tasks))
     expected = Counter(
         [(TimerKind.TASK_STARTS, task, begin_ps) for task, begin_ps in due(~started & (waiting == 0), task_start_ps)]
@@ -174,11 +219,14 @@ def check_work(state: State) -> None:
     require(bool((ended == (started & (pending == 0))).all()), "a task ended too early or too late")
     in_use = messages["source_task"] != NONE
     waits = (in_use & ~started[np.where(in_use, messages["source_task"], 0)]).astype(np.int64)
+    waits[relayed] = 0
     follower = state.followers["message"]
     waits += followers(follower, messages, "after_sent_first", "after_sent_count", ~sent, len(messages))
     waits += followers(follower, messages, "after_complete_first", "after_complete_count", ~complete, len(messages))
-    require(bool((messages["waiting"] == waits).all()), "a message waits for another number than has not happened")
-    require(bool(((messages["ready_ps"] != NOT_YET) == (waits == 0)).all()), "a message is ready and waits, or neither")
+    wrong = (messages["waiting"] != waits) & ~relayed
+    require(not wrong.any(), "a message waits for another number than has not happened")
+    wrong = ((messages["ready_ps"] != NOT_YET) != (waits == 0)) & ~relayed
+    require(not wrong.any(), "a message is ready and waits, or neither")
     open_waits = np.count_nonzero(~started) + np.count_nonzero(waits)
     require(state.clock["waits_left"][0] == open_waits, "the count of what can still start or become ready is wrong")
 
@@ -315,17 +363,45 @@ def every_row(table: Rows, owners: Rows, first: str, last: str) -> Int64:
     return np.array(found, np.int64)
 
 
-def injected_packets(state: State, per_share: Int64) -> Int64:
+def injected_packets(state: State) -> Int64:
     """Return per message how many packets have started, from the shares that are done, under way or still to come."""
-    messages, full = state.messages, state.clock["max_payload_bytes"][0]
-    sent = messages["num_shares"] - messages["shares_left"] + listed(state, "sent")
-    injected: Int64 = sent * per_share
+    messages = state.messages
+    full_bytes = np.full(len(messages), state.clock["max_payload_bytes"][0])
+    grouped = messages["group"] != NONE
+    full_bytes[grouped] = state.groups["payload_bytes"][messages["group"][grouped]]
+    per_share = -(-messages["share_bytes"] // full_bytes)
+    sent = np.where(messages["share_bytes"] > 0, messages["num_shares"], 0) - messages["shares_left"]
+    injected: Int64 = (sent.astype(np.int64) + listed(state, "sent")) * per_share
     for first in np.concatenate([state.injectors["ring_first"], state.injectors["waiting_first"]]):
         for index in walk(state.shares, first):
             share = state.shares[index]
-            injected[share["message"]] += per_share[share["message"]] - -(-share["bytes_left"] // full)
+            message = share["message"]
+            injected[message] += per_share[message] - -(-share["bytes_left"] // full_bytes[message])
     require(bool((injected[messages["ready_ps"] == NOT_YET] == 0).all()), "a message was injected before it was ready")
     return injected
+
+
+def relayed_packets(state: State, injected: Int64) -> Int64:
+    """Return per message how many packets are delivered or on the way to that, given how many were injected.
+
+    For messages of reductions that follows from the packets that all carriers have sent on a plane.
+    """
+    result = injected.copy()
+    for group in state.groups[: int(state.clock["num_groups"][0])]:
+        first, count, sources = int(group["first"]), int(group["count"]), int(group["sources"])
+        mine = slice(first, first + count)
+        if sources == 1:
+            result[mine] = injected[first]
+            continue
+        begin = int(group["first_contribution"])
+        sent = state.contributions["packets"][begin : begin + num_planes(state) * sources].reshape(-1, sources)
+        require(sent.sum() == injected[first : first + sources].sum(), "a packet of a reduction was not noted")
+        result[mine] = 0
+        for merged in sent.min(axis=1):
+            number = np.arange(merged)
+            message = number // (sources * int(group["packets"])) * sources + number % sources
+            result[mine] += np.bincount(message, minlength=count)
+    return result
 
 
 def listed(state: State, name: str) -> Int64:

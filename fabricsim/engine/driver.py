@@ -112,6 +112,10 @@ class Simulation:
         self.work = Work(network, blocks, terminal_of_rank, seed)
         first = self.work.first
         self.state: State = self.work.begin(allocate(network, first.schedule, terminal_of_rank, seed, first.operation))
+        if self._changes and self.state.clock["num_groups"][0]:
+            raise ConfigError(
+                "a fault at a given time cannot meet in-network operations: leave out its time, or use a ring"
+            )
         self._halt_at_next_change()
         self._run = backends.load(self.kernel, plain=is_plain(self.state))
         self.threads = threads_of_run(threads, len(self.state.domains))
@@ -259,8 +263,7 @@ class Simulation:
 def total_packets(state: State) -> int:
     """Return how many packets the messages of a state are cut into."""
     messages = state.messages
-    per_share = -(-messages["share_bytes"] // state.clock["max_payload_bytes"][0])
-    return int((messages["num_shares"] * per_share).sum())
+    return int((messages["num_shares"].astype(np.int64) * messages["packets"]).sum())
 
 
 def run_schedule(

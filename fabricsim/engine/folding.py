@@ -90,7 +90,7 @@ class FoldedSizes:
         """Tell which messages move, and over which bundle (0 for others)."""
         messages = schedule.messages
         terminal = self.terminal_of_rank[schedule.tasks.rank]
-        source, target = terminal[messages.source_task], terminal[messages.target_task]
+        source, target = terminal[messages.source_task], terminal[messages.toward_task]
         moves = (messages.size_bytes > 0) & (source != target)
         return moves, np.where(moves, self.network.bundle_index[source, target], 0)
 

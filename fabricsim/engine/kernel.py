@@ -61,7 +61,8 @@ ROUND_ROBIN = int64(Arbitration.ROUND_ROBIN)
 PRIORITY = int64(Arbitration.PRIORITY)
 WHOLE, OPEN, CLOSE = int64(Part.WHOLE), int64(Part.OPEN), int64(Part.CLOSE)
 
-# The fabric has one virtual channel and no adaptive choice, and stays as it is: what these need costs nothing then.
+# One virtual channel, no adaptive choice, no in-network operation, and a fabric that stays as it is: what these need
+# costs nothing then.
 PLAIN = _jit.plain
 
 MASK32 = hashing.MASK32
@@ -278,10 +279,171 @@ def pass_on(
     packet["injected_ps"] = injected_ps
     packet["message"] = message
     packet["destination"] = destination
+    if not PLAIN and relays_any(state) and state.messages[message]["group"] != NONE:
+        if state.groups[state.messages[message]["group"]]["sources"] == 1:
+            copy_packet(state, domain, index)
+        else:
+            merge_packet(state, domain, index)
+        return
     output = int64(row["first_output"])
     if not adapts(state):
         output = choose_output(state, channel, message, destination)
     put_in_inbox(state, domain, output, index)
+
+
+# --- in-network operations (docs/physics.md, section 14) ---------------------------------------------------------
+
+
+@jit
+def relays_any(state: State) -> bool:
+    """Whether the run has in-network operations."""
+    return state.clock[0]["num_groups"] > 0
+
+
+@jit
+def relay_packet(
+    state: State, domain: int, channel: int, time_ps: int, injected_ps: int, message: int, payload: int, holder: int
+) -> int:
+    """Hand a packet of *message* that the switch at the end of *channel* makes of *holder* to its output; return it."""
+    index = take_packet(state, domain)
+    destination = int64(state.messages[message]["destination"])
+    packet = state.packets[index]
+    packet["channel"] = channel
+    packet["payload_bytes"] = payload
+    packet["time_ps"] = time_ps
+    packet["injected_ps"] = injected_ps
+    packet["message"] = message
+    packet["destination"] = destination
+    state.relays[index]["holder"] = holder
+    output = int64(state.channels[channel]["first_output"])
+    if not adapts(state):
+        output = choose_output(state, channel, message, destination)
+    put_in_inbox(state, domain, output, index)
+    return index
+
+
+@jit
+def copy_packet(state: State, domain: int, index: int) -> None:
+    """Make the copies of a multicast's packet that starts towards a switch; it holds the room for all of them."""
+    packet = state.packets[index]
+    group = state.groups[int64(state.messages[int64(packet["message"])]["group"])]
+    first = int64(group["first"])
+    count = int64(group["count"])
+    packet["next"] = NONE
+    state.relays[index]["left"] = count
+    state.relays[index]["until_ps"] = 0
+    for message in range(first, first + count):
+        relay_packet(
+            state,
+            domain,
+            int64(packet["channel"]),
+            packet["time_ps"],
+            packet["injected_ps"],
+            message,
+            int64(packet["payload_bytes"]),
+            index,
+        )
+
+
+@jit
+def merge_packet(state: State, domain: int, index: int) -> None:
+    """Let a reduction's packet that starts towards a switch wait for those of the other carriers there.
+
+    With the last of them the packet made of them all is known: its head comes when the last of theirs does, in a later
+    window, and the reducer of its output is free. What it reduces comes in order, for all carriers send in one order.
+    """
+    packets = state.packets
+    channels = state.channels
+    packet = packets[index]
+    channel = int64(packet["channel"])
+    carrier = int64(packet["message"])
+    payload = int64(packet["payload_bytes"])
+    head_ps = packet["time_ps"]
+    group = state.groups[int64(state.messages[carrier]["group"])]
+    first = int64(group["first"])
+    sources = int64(group["sources"])
+    plane = int64(channels[channel]["first_part"]) // state.clock[0]["num_messages"]
+    contribution = state.contributions[int64(group["first_contribution"]) + plane * sources + carrier - first]
+    number = contribution["packets"]
+    contribution["packets"] = number + 1
+    message = first + number // (sources * int64(group["packets"])) * sources + number % sources
+
+    # The output must not run dry while any of them comes in: e in docs/physics.md, section 5.
+    output = choose_output(state, channel, message, int64(state.messages[message]["destination"]))
+    serialization_ps = state.durations[channels[output]["serialization_row"] + payload]["value"]
+    lead_ps = state.durations[channels[channel]["serialization_row"] + payload]["value"] - serialization_ps
+    earliest_ps = head_ps + max(ZERO, lead_ps)
+
+    ring = int64(group["merge_mask"]) + 1
+    merge = state.merges[int64(group["first_merge"]) + plane * ring + (number & (ring - 1))]
+    if merge["count"] == 0:
+        merge["time_ps"] = head_ps
+        merge["earliest_ps"] = earliest_ps
+        merge["injected_ps"] = packet["injected_ps"]
+        merge["channel"] = channel
+        packet["next"] = NONE
+    else:
+        if head_ps > merge["time_ps"] or (head_ps == merge["time_ps"] and channel < merge["channel"]):
+            merge["time_ps"] = head_ps
+            merge["channel"] = channel
+        merge["earliest_ps"] = max(merge["earliest_ps"], earliest_ps)
+        merge["injected_ps"] = min(merge["injected_ps"], packet["injected_ps"])
+        packet["next"] = merge["first"]
+    merge["first"] = index
+    merge["count"] += 1
+    if merge["count"] < sources:
+        return
+    merge["count"] = 0
+    state.relays[index]["left"] = 1
+    state.relays[index]["until_ps"] = 0
+    reducer = state.contributions[int64(group["first_contribution"]) + plane * sources + number % sources]
+    begin_ps = max(merge["time_ps"], reducer["reducer_free_ps"])
+    reducer["reducer_free_ps"] = begin_ps + group["reduction_ps"]
+    merged = relay_packet(
+        state, domain, int64(merge["channel"]), begin_ps, merge["injected_ps"], message, payload, index
+    )
+    lead_ps = group["reduction_ps"] - serialization_ps
+    state.relays[merged]["earliest_ps"] = max(merge["earliest_ps"], begin_ps + max(ZERO, lead_ps))
+
+
+@jit
+def earliest_start(state: State, index: int, could_ps: int) -> int:
+    """Return when a packet could start at a switch, given when it could for the channel that it came by."""
+    if not PLAIN and relays_any(state):
+        return max(could_ps, state.relays[index]["earliest_ps"])
+    return could_ps
+
+
+@jit
+def leave_buffer(state: State, domain: int, index: int, came_by: int, end_ps: int) -> None:
+    """Give back the room that a packet took, or with the last packet made of them its holders; it ends at *end_ps*."""
+    packets = state.packets
+    channels = state.channels
+    holder = NONE
+    if not PLAIN and relays_any(state):
+        holder = int64(state.relays[index]["holder"])
+    if holder == NONE:
+        return_credit(state, domain, index, end_ps + channels[came_by]["latency_ps"])
+        return
+    if PLAIN:
+        return
+    owner = state.domains[domain]
+    relay = state.relays[index]
+    relay["holder"] = NONE
+    relay["earliest_ps"] = 0
+    packets[index]["next"] = owner["free_packet"]
+    owner["free_packet"] = index
+    owner["num_free_packets"] += 1
+    held = state.relays[holder]
+    held["until_ps"] = max(held["until_ps"], end_ps)
+    held["left"] -= 1
+    if held["left"] > 0:
+        return
+    end_ps = held["until_ps"]
+    while holder != NONE:
+        after = int64(packets[holder]["next"])
+        return_credit(state, domain, holder, end_ps + channels[int64(packets[holder]["channel"])]["latency_ps"])
+        holder = after
 
 
 # --- switches ------------------------------------------------------------------------------------------------------
@@ -428,7 +590,7 @@ def serve_queue(state: State, domain: int, channel: int, until_ps: int) -> None:
         serialization_ps = durations[row["serialization_row"] + payload]["value"]
         # A faster output waits so that it never runs dry: e in docs/physics.md, section 5.
         lead_ps = durations[channels[came_by]["serialization_row"] + payload]["value"] - serialization_ps
-        could_ps = max(packet["time_ps"] + max(ZERO, lead_ps), free_ps)
+        could_ps = max(earliest_start(state, index, packet["time_ps"] + max(ZERO, lead_ps)), free_ps)
         if could_ps >= until_ps:
             wake_ps = could_ps
             break
@@ -462,7 +624,7 @@ def serve_queue(state: State, domain: int, channel: int, until_ps: int) -> None:
             int64(packet["destination"]),
             payload,
         )
-        return_credit(state, domain, index, free_ps + channels[came_by]["latency_ps"])
+        leave_buffer(state, domain, index, came_by, free_ps)
         index = after
     row["queue_first"] = index
     row["free_ps"] = free_ps
@@ -558,11 +720,11 @@ def serve_vcs(state: State, domain: int, channel: int, until_ps: int) -> None:
         row = state.channels[vc]
         index = int64(row["queue_first"])
         packet = state.packets[index]
-        came_by = state.channels[int64(packet["channel"])]
+        came_by = int64(packet["channel"])
         payload = int64(packet["payload_bytes"])
         serialization_ps = durations[server["serialization_row"] + payload]["value"]
-        lead_ps = durations[came_by["serialization_row"] + payload]["value"] - serialization_ps
-        could_ps = packet["time_ps"] + max(ZERO, lead_ps)
+        lead_ps = durations[state.channels[came_by]["serialization_row"] + payload]["value"] - serialization_ps
+        could_ps = earliest_start(state, index, packet["time_ps"] + max(ZERO, lead_ps))
         start_ps = max(arbiter["pick_ps"], could_ps)
         wake_ps = start_ps
         if start_ps >= until_ps:
@@ -588,7 +750,7 @@ def serve_vcs(state: State, domain: int, channel: int, until_ps: int) -> None:
             int64(packet["destination"]),
             payload,
         )
-        return_credit(state, domain, index, start_ps + serialization_ps + came_by["latency_ps"])
+        leave_buffer(state, domain, index, came_by, start_ps + serialization_ps)
     if adapts(state):
         state.backlogs[channel]["queued_bytes"] -= started_bytes
     state.wakes[channel]["wake_ps"] = wake_ps
@@ -889,6 +1051,10 @@ def fill_slots(state: State, domain: int, injector: int) -> None:
         share["message"] = message_index
         share["destination"] = message["destination"]
         share["vc"] = message["vc"]
+        if not PLAIN:
+            share["payload_bytes"] = state.clock[0]["max_payload_bytes"]
+            if message["group"] != NONE:
+                share["payload_bytes"] = state.groups[int64(message["group"])]["payload_bytes"]
         share["started"] = 0
         share["joined"] = 2 * taken_ps
         share["next"] = NONE
@@ -971,6 +1137,13 @@ def vc_of_share(state: State, channel: int, index: int) -> int:
 
 
 @jit
+def next_payload(state: State, index: int, max_payload_bytes: int) -> int:
+    """Return the payload of the next packet of a share."""
+    share = state.shares[index]
+    return min(share["bytes_left"], max_payload_bytes if PLAIN else int64(share["payload_bytes"]))
+
+
+@jit
 def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> None:
     """Let a free injection channel pick (docs/physics.md, section 8), again and again before *until_ps*.
 
@@ -997,7 +1170,7 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
         payload = ZERO
         wire_bytes = ZERO
         while index != NONE:
-            payload = min(shares[index]["bytes_left"], max_payload_bytes)
+            payload = next_payload(state, index, max_payload_bytes)
             wire_bytes = durations[payload]["value"]
             vc = vc_of_share(state, channel, index)
             if channels[vc]["room_bytes"] >= wire_bytes:
@@ -1012,7 +1185,7 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
             after = int64(shares[index]["next"])
             while after != NONE:
                 share = shares[after]
-                payload_after = min(share["bytes_left"], max_payload_bytes)
+                payload_after = next_payload(state, after, max_payload_bytes)
                 room_bytes = channels[vc_of_share(state, channel, after)]["room_bytes"]
                 if share["vc"] < shares[index]["vc"] and room_bytes >= durations[payload_after]["value"]:
                     before = behind

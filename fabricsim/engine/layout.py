@@ -142,6 +142,9 @@ TABLES = (
             ),
             Field("tasks_left", "i8", "tasks that have not ended"),
             Field("waits_left", "i8", "tasks that have not started, and messages that are not ready"),
+            Field(
+                "num_groups", "i8", "rows of groups; without any the tables of in-network operations have one empty row"
+            ),
             Field("more_work", "i8", "1 while blocks of the workload are to be admitted"),
             Field("admit_ps", "i8", "an epoch that ends later needs the next block; NEVER: none begins by itself"),
             Field("retired_packets", "i8", "packets of the messages whose rows were freed"),
@@ -280,6 +283,56 @@ TABLES = (
         ),
     ),
     Table(
+        "relays",
+        "relay_row",
+        "by row of packets, where there are in-network operations: a packet that a switch made, a copy or a merged "
+        "one, takes no room itself but stands for packets that do, its holders",
+        (
+            Field("earliest_ps", "i8", "it starts no earlier; 0 for all other packets"),
+            Field("until_ps", "i8", "of the first holder: end of the last packet made of it so far"),
+            Field("holder", "u4", "the first of its holders, a list; NONE: no switch made the packet"),
+            Field("left", "u4", "of the first holder: packets made of it that have not started"),
+        ),
+    ),
+    Table(
+        "groups",
+        "group_row",
+        "in-network operations",
+        (
+            Field("reduction_ps", "i8", "a reducer takes so long for the packets that become one"),
+            Field("first", "u4", "its messages are consecutive"),
+            Field("count", "u4", ""),
+            Field("sources", "u4", "the first of them that are injected: one of a multicast, several of a reduction"),
+            Field("packets", "u4", "of a message on each of its planes"),
+            Field("payload_bytes", "u4", "of each of them"),
+            Field("first_contribution", "u4", "row of contributions + plane * sources + place in the group"),
+            Field("first_merge", "u4", "row of merges + plane * (merge_mask + 1) + (packet & merge_mask)"),
+            Field("merge_mask", "u4", "packets of a plane that can wait for others at once, or more, less one"),
+        ),
+    ),
+    Table(
+        "contributions",
+        "contribution_row",
+        "by plane and carrier of a reduction",
+        (
+            Field("packets", "i8", "packets that started towards the switch"),
+            Field("reducer_free_ps", "i8", "the reducer of the output towards it can begin the next packet"),
+        ),
+    ),
+    Table(
+        "merges",
+        "merge_row",
+        "packets of a reduction on one plane that become one, a ring",
+        (
+            Field("time_ps", "i8", "the last head arrival"),
+            Field("earliest_ps", "i8", "the packet made of them starts no earlier"),
+            Field("injected_ps", "i8", "the first start on a first channel"),
+            Field("channel", "u4", "the one by which the last head comes"),
+            Field("first", "u4", "those that have come so far, a list"),
+            Field("count", "u4", "length of the list; 0: none, and the rest says nothing"),
+        ),
+    ),
+    Table(
         "durations",
         "duration_row",
         "look-up by payload, one row of max_payload + 1 entries per kind of server; row 0 holds wire bytes",
@@ -354,6 +407,7 @@ TABLES = (
             Field("destination", "u4", ""),
             Field("started", "u4", "1 after its first packet"),
             Field("vc", "u4", "virtual channel, counted from the first of its channel"),
+            Field("payload_bytes", "u4", "payload of its packets, but the last"),
             Field("next", "u4", "next share of the list that it is in"),
         ),
     ),
@@ -379,22 +433,24 @@ TABLES = (
             Field("first_injection_ps", "i8", "recorded: start of the first packet"),
             Field("sent_ps", "i8", "end of the injection time of the last packet"),
             Field("complete_ps", "i8", "recorded: last delivery"),
-            Field("share_bytes", "i8", "each share is cut and timed as this many; 0: the message makes no packet"),
+            Field("share_bytes", "i8", "each share is cut and timed as this many; 0: none is injected"),
             Field("shares_left", "u4", "not yet sent"),
             Field("parts_left", "u4", "shares that are not yet complete"),
             Field("next_ready", "u4", "next message of the bundle's ready list"),
-            Field("num_shares", "u4", "planes that it uses"),
-            Field("first_plane", "u4", "position in the bundle of its first share"),
-            Field("destination", "u4", "terminal"),
+            Field("bundle", "u4", ""),
+            Field("num_shares", "u2", "planes that it uses"),
+            Field("first_plane", "u2", "position in the bundle of its first share"),
+            Field("source", "u2", "terminal"),
+            Field("destination", "u2", "terminal"),
             Field("flow", "i8", "H(seed, 2, source, destination)"),
             Field("number", "i8", "place in the order of (operation, index) in the whole workload"),
-            Field("source", "u4", "terminal"),
             Field("source_task", "u4", "NONE: the row is free"),
             Field("target_task", "u4", ""),
             Field("waiting", "u4", "waits that are not over: its task's start and messages"),
-            Field("bundle", "u4", ""),
             Field("first_place", "u4", "the rings that first_plane counts in: their first row of places"),
             Field("vc", "u4", "virtual channel on which it travels"),
+            Field("packets", "u4", "delivered of each share"),
+            Field("group", "u4", "the in-network operation that it is part of, or NONE"),
             Field("after_sent_first", "u4", "followers released when it is sent: first row of followers"),
             Field("after_sent_count", "u4", ""),
             Field("after_complete_first", "u4", "followers released when it is complete"),
@@ -479,6 +535,10 @@ class State(NamedTuple):
     arbiters: Rows
     backlogs: Rows
     packets: Rows
+    relays: Rows
+    groups: Rows
+    contributions: Rows
+    merges: Rows
     durations: Rows
     routes: Rows
     candidates: Rows

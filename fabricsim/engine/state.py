@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine.hashing import FIRST_PLANE, FLOW, TIE, hash_words
+from fabricsim.engine.in_network import Cut, check_groups, cut_groups, first_planes
 from fabricsim.engine.launch import launch_latencies_ps
 from fabricsim.engine.layout import (
     BANK_SHIFT,
@@ -59,6 +60,8 @@ def allocate(
     """
     if operation is None:
         operation = np.arange(len(schedule.operations))
+    check_groups(network, schedule, terminal_of_rank)
+    cut = cut_groups(network, schedule, terminal_of_rank)
     messages = message_rows(network, schedule, terminal_of_rank, seed, operation)
     durations = Durations(network)
     shift = window_shift(network)
@@ -83,7 +86,8 @@ def allocate(
     clock["limit_ps"] = LIMIT_PS
     clock["halt_ps"] = NEVER
     clock["tasks_left"] = len(schedule.tasks)
-    clock["waits_left"] = len(schedule.tasks) + len(schedule.messages)
+    clock["waits_left"] = len(schedule.tasks) + int((~is_relayed(messages)).sum())
+    clock["num_groups"] = len(schedule.messages.groups)
     clock["admit_ps"] = NEVER
     clock["new_task"] = chain_new_tasks(tasks, np.flatnonzero(tasks["waiting"] == 0))
 
@@ -110,13 +114,16 @@ def allocate(
     timers = rows("timers", num_timers(messages, tasks))
     timers["next"] = chain(0, len(timers))
 
-    starts = starts_per_window(durations.at(channels["serialization_row"], shortest_payload(network, messages)), shift)
+    shortest_bytes = min(shortest_payload(network, messages), int(cut.payload_bytes.min(initial=NEVER)))
+    starts = starts_per_window(durations.at(channels["serialization_row"], shortest_bytes), shift)
+    starts *= rows_per_start(schedule)
     domains = domain_rows(network, starts, defers)
     clock["num_domains"] = len(domains)
     injectors["domain"] = network.channels.plane[injectors["channel"]] if defers else 0
     shares = share_rows(network, domains, injectors, int(np.count_nonzero(messages["share_bytes"])))
     counts = part_rows("counts", network, len(messages))
-    counts["packets_left"].reshape(network.num_planes, -1)[:] = share_packets(network, messages)
+    counts["packets_left"].reshape(network.num_planes, -1)[:] = messages["packets"]
+    groups, contributions, merges = group_rows(network, schedule, cut)
     arbiters = rows("arbiters", len(channels))
     arbiters["picked"] = NONE
     arbiters["served"] = network.vcs.count - 1
@@ -139,6 +146,10 @@ def allocate(
         arbiters=arbiters,
         backlogs=rows("backlogs", len(channels)),
         packets=rows("packets", 0)[:0],
+        relays=rows("relays", 0)[: 0 if len(schedule.messages.groups) else 1],
+        groups=groups,
+        contributions=contributions,
+        merges=merges,
         durations=durations.table(),
         routes=routes,
         candidates=candidates,
@@ -173,7 +184,8 @@ def window_shift(network: Network) -> int:
 def is_plain(state: State) -> bool:
     """Tell whether the kernel that is compiled for plain fabrics may run *state*."""
     clock = state.clock[0]
-    return bool(clock["vc_mask"] == 0 and clock["routing"] != Routing.ADAPTIVE and clock["halt_ps"] == NEVER)
+    stays = clock["halt_ps"] == NEVER and clock["num_groups"] == 0
+    return bool(stays and clock["vc_mask"] == 0 and clock["routing"] != Routing.ADAPTIVE)
 
 
 def planes_run_apart(network: Network) -> bool:
@@ -184,7 +196,7 @@ def planes_run_apart(network: Network) -> bool:
 def packets_at_start(network: Network, messages: Rows, domains: Rows) -> Int64:
     """Return per domain half of the packets that its buffers hold, or all that the messages make if those are fewer."""
     held = network.channels.buffer_bytes // (2 * network.packet.wire_bytes(network.packet.max_payload_bytes))
-    packets = int(-(-messages["share_bytes"] // network.packet.max_payload_bytes).sum())
+    packets = int(messages["packets"].sum(dtype=np.int64))
     at_most: Int64 = np.add.reduceat(held, domains["first_channel"])
     return np.minimum(at_most, packets * network.num_planes // len(domains))
 
@@ -199,6 +211,11 @@ def grow(state: State, more: Int64 | None = None) -> State:
         more = np.full(len(state.domains), -(-old // len(state.domains)))
     packets = rows("packets", old + int(more.sum()))
     packets[:old] = state.packets
+    if state.clock["num_groups"][0]:
+        relays = rows("relays", len(packets))
+        relays["holder"] = NONE
+        relays[:old] = state.relays
+        state = state._replace(relays=relays)
     first = old + np.cumsum(more) - more
     for row, begin, count in zip(state.domains, first.tolist(), more.tolist(), strict=True):
         if count > 0:
@@ -405,17 +422,56 @@ def part_rows(name: str, network: Network, num_messages: int) -> Rows:
     return rows(name, count)[:count]
 
 
-def share_packets(network: Network, messages: Rows) -> Int64:
-    """Return how many packets each share of the messages is cut into."""
-    packets: Int64 = -(-messages["share_bytes"] // network.packet.max_payload_bytes)
-    return packets
-
-
 def shortest_payload(network: Network, messages: Rows) -> int:
-    """Return the shortest payload of a packet."""
-    packets = share_packets(network, messages)
-    last = messages["share_bytes"] - (packets - 1) * network.packet.max_payload_bytes
-    return int(last[packets > 0].min(initial=network.packet.max_payload_bytes))
+    """Return the shortest payload of a packet, but of in-network operations, whose packets are alike."""
+    full_bytes = network.packet.max_payload_bytes
+    share_bytes = messages["share_bytes"][(messages["share_bytes"] > 0) & (messages["group"] == NONE)]
+    last = share_bytes - (share_bytes - 1) // full_bytes * full_bytes
+    return int(last.min(initial=full_bytes))
+
+
+def rows_per_start(schedule: Schedule) -> int:
+    """Return the most packets that become rows, or reach one output, when one packet starts: all copies and itself."""
+    groups = schedule.messages.groups
+    copies = np.where(groups.sources > 1, 1, groups.count)
+    return 1 + int(copies.max(initial=0))
+
+
+def is_relayed(messages: Rows) -> npt.NDArray[np.bool_]:
+    """Tell which messages the switches make of others: they are delivered and not injected."""
+    relayed: npt.NDArray[np.bool_] = (messages["packets"] > 0) & (messages["share_bytes"] == 0)
+    return relayed
+
+
+def group_rows(network: Network, schedule: Schedule, cut: Cut) -> tuple[Rows, Rows, Rows]:
+    """Return the tables of groups, contributions and merges; they are of the first block of a workload."""
+    source = schedule.messages.groups
+    groups = rows("groups", len(source))[: max(1, len(source))]
+    if not len(source):
+        return groups, rows("contributions", 1), rows("merges", 1)
+    reduces = source.sources > 1
+    # A packet that waits for others holds room where it came in.
+    wire_bytes = np.array([network.packet.wire_bytes(payload) for payload in cut.payload_bytes.tolist()])
+    most = np.minimum(int(network.channels.buffer_bytes.max()) // wire_bytes, source.count * cut.packets)
+    ring = np.array([1 << count.bit_length() for count in most.tolist()]) * reduces
+    contributions = source.sources * reduces
+    for name, column_ in (
+        ("reduction_ps", cut.reduction_ps),
+        ("first", source.first),
+        ("count", source.count),
+        ("sources", source.sources),
+        ("packets", cut.packets),
+        ("payload_bytes", cut.payload_bytes),
+        ("merge_mask", np.maximum(ring, 1) - 1),
+        ("first_contribution", network.num_planes * (np.cumsum(contributions) - contributions)),
+        ("first_merge", network.num_planes * (np.cumsum(ring) - ring)),
+    ):
+        groups[name] = column_
+    return (
+        groups,
+        rows("contributions", network.num_planes * int(contributions.sum())),
+        rows("merges", network.num_planes * int(ring.sum())),
+    )
 
 
 def starts_per_window(duration_ps: Int64, shift: int) -> Int64:
@@ -473,9 +529,11 @@ def message_rows(network: Network, schedule: Schedule, terminal_of_rank: Int32, 
     src = terminal[source.source_task]
     dst = terminal[source.target_task]
     size = source.size_bytes
-    moves = (size > 0) & (src != dst)
+    # Messages of groups go on the bundle that leads to another member.
+    toward = terminal[source.toward_task]
+    moves = (size > 0) & (src != toward)
 
-    bundle = np.where(moves, network.bundle_index[src, dst], 0)
+    bundle = np.where(moves, network.bundle_index[src, toward], 0)
     width = np.diff(network.bundle_first)
     planes = width[bundle]
     wanted = -(-size // network.packet.stripe_min_bytes)
@@ -485,7 +543,10 @@ def message_rows(network: Network, schedule: Schedule, terminal_of_rank: Int32, 
     # A bundle that is a part of another is no ring: its successive planes have to end with its last one.
     whole = network.bundle_whole[bundle]
     firsts = np.where(planes < width[whole], planes - num_shares + 1, planes)
-    first_plane = hash_words(seed, FIRST_PLANE, src, dst, operation, index) % firsts
+    chosen = hash_words(seed, FIRST_PLANE, src, dst, operation, index)
+    grouped, group, place = source.groups.rows()
+    chosen[grouped] = first_planes(schedule, seed, operation)[group]
+    first_plane = chosen % firsts
     first_plane = np.where(num_shares < planes, first_plane, 0) + network.bundle_position[bundle]
 
     messages["ready_ps"] = messages["complete_ps"] = NOT_YET
@@ -500,7 +561,17 @@ def message_rows(network: Network, schedule: Schedule, terminal_of_rank: Int32, 
     messages["bundle"] = whole
     vcs = [network.vcs.of(operation.name, operation.op) for operation in schedule.operations]
     messages["vc"] = np.array(vcs, np.uint32)[source.operation]
-    messages["next_ready"] = NONE
+    messages["next_ready"] = messages["group"] = NONE
+    messages["packets"] = -(-share_bytes // network.packet.max_payload_bytes)
+    if len(grouped):
+        cut = cut_groups(network, schedule, terminal_of_rank)
+        messages["group"][grouped] = group
+        messages["packets"][grouped] = cut.packets[group]
+        # A carrier of a reduction is cut into the packets of all its messages.
+        groups = source.groups
+        injects = np.where(groups.sources > 1, groups.count, 1)[group] * (place < groups.sources[group])
+        messages["share_bytes"][grouped] = injects * (cut.packets * cut.payload_bytes)[group]
+        messages["shares_left"][grouped] = np.where(injects > 0, num_shares[grouped], 0)
     return messages
 
 
@@ -515,7 +586,9 @@ def follower_rows(schedule: Schedule, messages: Rows) -> Rows:
     to_itself = messages["source_task"][awaited] == messages["target_task"][awaited]
     after_complete = ~sent_here | to_itself
     # The target of an empty message does not wait for it (docs/physics.md, section 9).
-    counts = ~after_complete | to_itself | (messages["share_bytes"][awaited] > 0)
+    counts = ~after_complete | to_itself | (messages["packets"][awaited] > 0)
+    if len(source.groups):
+        awaited = np.where(after_complete, awaited, source.carrier[awaited])
     waiter, awaited, after_complete = waiter[counts], awaited[counts], after_complete[counts]
     order = np.lexsort((waiter, awaited, after_complete))
     waiter, awaited, after_complete = waiter[order], awaited[order], after_complete[order]
@@ -540,9 +613,10 @@ def task_rows(network: Network, schedule: Schedule, messages: Rows, terminal_of_
     tasks["first_successor"] = tasks["next_new"] = NONE
 
     by_source = np.argsort(messages["source_task"], kind="stable")
-    tasks["sends_first"], tasks["sends_count"] = ranges(messages["source_task"], count)
+    by_source = by_source[~is_relayed(messages)[by_source]]
+    tasks["sends_first"], tasks["sends_count"] = ranges(messages["source_task"][by_source], count)
     to_itself = messages["source_task"] == messages["target_task"]
-    received = (messages["share_bytes"] > 0) | to_itself
+    received = (messages["packets"] > 0) | to_itself
     receives = np.bincount(messages["target_task"][received], minlength=count)
     tasks["pending"] = tasks["sends_count"] + receives
 

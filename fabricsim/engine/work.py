@@ -26,7 +26,6 @@ from fabricsim.engine.state import (
     part_rows,
     rows,
     scratch_rows,
-    share_packets,
     share_rows,
     shortest_payload,
     starts_per_window,
@@ -158,6 +157,9 @@ class Work:
         network, clock = self._network, state.clock[0]
         block = next(self._lanes[lane].coming)
         schedule = block.schedule
+        # A workload with in-network operations is one block.
+        assert not clock["num_groups"]
+        assert not len(schedule.messages.groups)
         messages = self._message_rows(state, block)
         tasks, sends, successors = task_rows(network, schedule, messages, self._terminal_of_rank)
         followers = follower_rows(schedule, messages)
@@ -179,9 +181,7 @@ class Work:
         successors["task"] += first["tasks"]
         successors["next"] += np.where(successors["next"] == NONE, 0, first["successors"]).astype(np.uint32)
         state.messages[place["messages"]] = messages
-        state.counts["packets_left"].reshape(network.num_planes, -1)[:, place["messages"]] = share_packets(
-            network, messages
-        )
+        state.counts["packets_left"].reshape(network.num_planes, -1)[:, place["messages"]] = messages["packets"]
         state.followers[place["followers"]] = followers
         state.tasks[place["tasks"]] = tasks
         state.sends[place["sends"]] = sends
@@ -216,10 +216,10 @@ class Work:
             if not (state.messages["share_bytes"][later] > 0).any():
                 continue
             messages = self._message_rows(state, one.block, later - taken.start)
-            for name in ("share_bytes", "shares_left", "parts_left", "num_shares", "first_plane", "bundle"):
+            for name in ("share_bytes", "packets", "shares_left", "parts_left", "num_shares", "first_plane", "bundle"):
                 state.messages[name][later] = messages[name][later - taken.start]
             state.messages["first_place"][later] = self._first_place
-            counts[:, later] = share_packets(network, messages[later - taken.start])
+            counts[:, later] = messages["packets"][later - taken.start]
             state = self._shorter_packets(state, shortest_payload(network, messages[later - taken.start]))
         return state
 
@@ -362,7 +362,7 @@ class Work:
         for one in ended:
             gone[one.rows["messages"]] = True
             mine = state.messages[one.rows["messages"]]
-            state.clock["retired_packets"] += int((mine["num_shares"] * share_packets(self._network, mine)).sum())
+            state.clock["retired_packets"] += int((mine["num_shares"].astype(np.int64) * mine["packets"]).sum())
         unlink(state, gone)
         counts = state.counts.reshape(self._network.num_planes, -1)
         for one in ended:
@@ -373,13 +373,20 @@ class Work:
 
 
 def record_of(state: State, admitted: Admitted) -> BlockRecord:
-    """Return what was recorded of a block so far, as copies."""
+    """Return what was recorded of a block so far, as copies.
+
+    What the switches make of a message is ready and injected when that one is.
+    """
     tasks, messages = state.tasks[admitted.rows["tasks"]], state.messages[admitted.rows["messages"]]
+    ready_ps, first_injection_ps = messages["ready_ps"].copy(), messages["first_injection_ps"].copy()
+    if len(admitted.block.schedule.messages.groups):
+        carrier = admitted.block.schedule.messages.carrier
+        ready_ps, first_injection_ps = ready_ps[carrier], first_injection_ps[carrier]
     return BlockRecord(
         task_begin_ps=tasks["begin_ps"].copy(),
         task_end_ps=tasks["end_ps"].copy(),
-        message_ready_ps=messages["ready_ps"].copy(),
-        message_first_injection_ps=messages["first_injection_ps"].copy(),
+        message_ready_ps=ready_ps,
+        message_first_injection_ps=first_injection_ps,
         message_complete_ps=messages["complete_ps"].copy(),
     )
 
@@ -395,7 +402,7 @@ def clear(name: str, table: Rows, taken: slice) -> None:
     """Make rows free: such a task has started and ended, such a message is complete."""
     table[taken] = np.zeros((), table.dtype)
     if name == "messages":
-        for field in ("source_task", "target_task", "next_ready"):
+        for field in ("source_task", "target_task", "group", "next_ready"):
             table[field][taken] = NONE
     if name == "tasks":
         table["started"][taken] = 1

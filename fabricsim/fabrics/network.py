@@ -135,6 +135,9 @@ class Network:
     plane, in a full mesh one bundle per destination with one channel. Where faults have taken planes from some pairs
     of a terminal and not from others, it has several bundles that share channels: one whole bundle has all of them,
     and each other is a run of successive channels of the whole one, taken as a ring.
+
+    ``reduction_ps_per_byte`` is the time that a switch takes per byte that it reduces (docs/physics.md, section 14), 0
+    if that does not limit; ``None`` where switches neither reduce nor copy.
     """
 
     name: str
@@ -155,6 +158,7 @@ class Network:
     endpoint: Endpoint
     routing: str  # "spray", "deterministic" or "adaptive"
     vcs: VirtualChannels = VirtualChannels()
+    reduction_ps_per_byte: Fraction | None = None
 
     @property
     def num_nodes(self) -> int:

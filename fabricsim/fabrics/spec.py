@@ -270,10 +270,15 @@ class TerminalTable(Table):
 
 
 class TierTable(Table):
-    """``[tier.NAME]``: one level of switches; counts per switch and per node below, within a plane."""
+    """``[tier.NAME]``: one level of switches; counts per switch and per node below, within a plane.
+
+    ``reduction`` stands where the switches reduce and copy packets (docs/physics.md, section 14): bytes of packets that
+    one of them reduces per second.
+    """
 
     children: Count
     parents: Count
+    reduction: Limit | None = None
 
 
 class DimensionTable(Table):
@@ -389,6 +394,10 @@ class FabricSpec(Table):
                 if name not in tables:
                     words = f"is missing, topology.{kind}s names it; add a table [{kind}.{name}]"
                     yield Complaint(f"{kind}.{name}", words)
+        for name, tier in self.tier.items():
+            if tier.reduction is not None and len(self._tiers) != 1:
+                words = "stands with a single tier of switches only, where one joins all terminals; drop it"
+                yield Complaint(f"tier.{name}.reduction", words)
         if self.package is not None and isinstance(topology, FullMeshTable):
             yield Complaint("package", "a full mesh joins all terminals already; drop it, or take another topology")
         try:
@@ -683,6 +692,11 @@ class FabricSpec(Table):
             scale_out=scale_out,
             num_rails=num_rails,
         )
+        topology = self.topology
+        if isinstance(topology, ClosTable) and num_racks == 1:
+            reduction = self.tier[topology.tiers[0]].reduction
+            if reduction is not None:
+                whole = replace(whole, reduction_ps_per_byte=reduction.exact or Fraction(0))
         if self.vcs is None:
             return whole
         vcs = VirtualChannels(self.vcs.count.exact, self.vcs.arbitration, self.vcs.operations)

@@ -20,6 +20,9 @@ ps_per_byte, C * ejection_ps_per_byte) / n``. The first packet cannot arrive bef
 + delay`` of the messages to it. The first packet of a message to arrive is a full one, or the last of a share: that
 starts at least the serialization of the full one before it later.
 
+*In-network operations* (section 14). A terminal injects what its carriers bring and ejects what is delivered to it;
+both hold as they stand. No way is counted for what goes to its own terminal, and all packets of a share are alike.
+
 *Start.* A task that moves nothing ends no earlier than ``s``.
 
 *Faults at a time* take ways away and make wires slower, never the other way round, so the ways and wires of time zero
@@ -111,7 +114,8 @@ def _first_delay_ps(network: Network, traffic: Traffic, routes: Routes, last_del
     fastest = wire.fastest(network.bundle_channels, network.bundle_first[:-1].astype(np.int64))[traffic.bundle]
     full_delay_ps = routes.least_delay_ps(traffic.source_terminal, traffic.target_terminal, full_bytes)
     first_delay_ps = np.minimum(full_delay_ps, last_delay_ps + wire.ceil_ps(full_bytes, fastest))
-    return np.where(traffic.cut_bytes > traffic.last_payload_bytes * traffic.shares, first_delay_ps, last_delay_ps)
+    longer = (traffic.cut_bytes > traffic.last_payload_bytes * traffic.shares) & ~traffic.in_network
+    return np.where(longer, first_delay_ps, last_delay_ps)
 
 
 def _injection_ends_ps(
@@ -141,9 +145,15 @@ def _injection_ends_ps(
     bundle = traffic.bundle[order][group]
     work_ps = np.maximum(
         wire.work_ps(
-            np.add.reduceat(traffic.wire_bytes[order], group), wire.fastest(rows, first)[bundle], size[bundle]
+            np.add.reduceat((traffic.wire_bytes * traffic.injections)[order], group),
+            wire.fastest(rows, first)[bundle],
+            size[bundle],
         ),
-        copy.work_ps(np.add.reduceat(traffic.cut_bytes[order], group), copy.fastest(rows, first)[bundle], size[bundle]),
+        copy.work_ps(
+            np.add.reduceat((traffic.cut_bytes * traffic.injections)[order], group),
+            copy.fastest(rows, first)[bundle],
+            size[bundle],
+        ),
     )
     # A bundle belongs to one terminal, so to one task of the operation: all its messages share one start.
     end_ps = ready_ps[order][group] + work_ps + np.minimum.reduceat(tail_ps[order], group)

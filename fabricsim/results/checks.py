@@ -26,7 +26,7 @@ class Due:
     def add(self, traffic: Traffic) -> None:
         """Take the messages of a block."""
         self._packets += int(traffic.packets.sum())
-        np.add.at(self._wire_bytes["send"], traffic.source_terminal, traffic.wire_bytes)
+        np.add.at(self._wire_bytes["send"], traffic.source_terminal, traffic.wire_bytes * traffic.injections)
         np.add.at(self._wire_bytes["receive"], traffic.target_terminal, traffic.wire_bytes)
 
     def check(self, figures: RunFigures, simulated_ps: int) -> None:

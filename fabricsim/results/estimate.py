@@ -14,7 +14,7 @@ import numpy as np
 from fabricsim.engine import backends
 from fabricsim.engine.driver import Progress
 from fabricsim.engine.folding import fold as fold_planes
-from fabricsim.engine.layout import DTYPES, State
+from fabricsim.engine.layout import State
 from fabricsim.engine.placement import Placement, terminal_of_rank
 from fabricsim.engine.state import allocate
 from fabricsim.engine.threads import threads_of_run
@@ -227,6 +227,7 @@ def estimate(
         whole.add(message_traffic(network, block.schedule, terminals))
         simulated.add(message_traffic(in_engine, folding.schedule(block.schedule), terminals))
     rows, outgrown = most_packet_rows(simulated, state)
+    growing = (state.packets, state.relays) if state.clock["num_groups"][0] else (state.packets,)
     chosen, reason = backends.choose(kernel)
     return Estimate(
         network=network,
@@ -248,8 +249,8 @@ def estimate(
         calibration=calibration,
         memory=Memory(
             process_bytes=process_bytes,
-            tables_bytes=sum(table.nbytes for table in state) - state.packets.nbytes,
-            packets_bytes=(rows + outgrown) * DTYPES["packets"].itemsize,
+            tables_bytes=sum(table.nbytes for table in state) - sum(table.nbytes for table in growing),
+            packets_bytes=(rows + outgrown) * sum(table.itemsize for table in growing),
         ),
     )
 
@@ -330,6 +331,8 @@ class Load:
         """Add the messages of a block."""
         packet = self.network.packet
         hops = self._hops[self._kind[traffic.source_terminal, traffic.target_terminal]]
+        # A delivered packet crosses its last channel, and each injected one its first.
+        hops = np.where(traffic.in_network, 1 + traffic.injections, hops)
         self.packets += int(traffic.packets.sum())
         self.packet_hops += int((traffic.packets * hops).sum())
         # A domain that is one plane of several has at most one share of a message.
@@ -357,6 +360,8 @@ def most_packet_rows(load: Load, state: State) -> tuple[int, int]:
 
     short_too = held(full_bytes) + load.domain_short_hops
     in_use = np.minimum(np.minimum(held(load.least_wire_bytes), short_too), load.domain_packet_hops)
+    if state.clock["num_groups"][0]:  # packets that switches make hold no room
+        in_use = np.minimum(in_use * (1 + int(state.groups["count"].max())), load.domain_packet_hops)
     rows, outgrown = domains["num_free_packets"].copy(), 0
     # As fabricsim.engine.state.grow does when a domain has too few free rows for its next step.
     while (rows < in_use + domains["max_starts"]).any():

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from fabricsim.engine.in_network import merging_times_ps
 from fabricsim.engine.launch import launch_latencies_ps
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import FabricSpec
@@ -54,6 +55,7 @@ class _Reach:
     def __init__(self, network: Network, blocks: ScheduleBlocks, terminal_of_rank: Int32) -> None:
         self.network = network
         self._blocks = blocks
+        self._terminal_of_rank = terminal_of_rank
         pairs = talking_pairs(network, blocks, terminal_of_rank)
         per_bundle = np.zeros(len(network.bundle_first) - 1, np.int64)
         for block in blocks:
@@ -78,7 +80,23 @@ class _Reach:
             or self.network.packet != other.packet
             or not _same_shape(self.network, other)
             or self._channels_differ(other)
+            or self._reductions_differ(other)
         )
+
+    def _reductions_differ(self, other: Network) -> bool:
+        """Tell whether a switch takes other times for the packets that it makes of several."""
+        if self.network.reduction_ps_per_byte == other.reduction_ps_per_byte:
+            return False
+        outputs = self.channels & (self.network.channels.target_node < self.network.num_terminals)
+        for block in self._blocks:
+            if (block.schedule.messages.groups.sources > 1).any():
+                times_ps = (
+                    merging_times_ps(network, block.schedule, self._terminal_of_rank, outputs)
+                    for network in (self.network, other)
+                )
+                if len(set(times_ps)) > 1:
+                    return True
+        return False
 
     def _channels_differ(self, other: Network) -> bool:
         """Tell whether a channel that packets of the run may cross takes other times or has another buffer."""

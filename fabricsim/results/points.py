@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from fabricsim.engine.placement import Placement
-from fabricsim.workloads.collectives import MOE_COLLECTIVES, collective
+from fabricsim.workloads.collectives import IN_NETWORK, MOE_COLLECTIVES, collective
 from fabricsim.workloads.schedule import Schedule
 from fabricsim.workloads.transfers import batch, fan
 
@@ -57,7 +57,9 @@ class Point:
             return fan(self.ranks, self.size_bytes, into_root=self.scenario == "incast")
         if self.scenario in MOE_COLLECTIVES:
             return collective(self.scenario, ranks=self.ranks, tokens=self.tokens, copy_bytes=self.copy_bytes)
-        return collective(self.scenario, ranks=self.ranks, size=self.size_bytes)
+        op, in_network, _ = self.scenario.partition("_in_network")
+        algorithm = IN_NETWORK if in_network else None
+        return collective(op, ranks=self.ranks, size=self.size_bytes, algorithm=algorithm)
 
     @property
     def placement(self) -> Placement | None:

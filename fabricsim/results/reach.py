@@ -17,7 +17,8 @@ def talking_pairs(network: Network, blocks: ScheduleBlocks, terminal_of_rank: In
         messages = block.schedule.messages
         terminal = terminal_of_rank[block.schedule.tasks.rank]
         moves = messages.size_bytes > 0
-        pairs[terminal[messages.source_task[moves]], terminal[messages.target_task[moves]]] = True
+        for end in (messages.target_task, messages.toward_task):
+            pairs[terminal[messages.source_task[moves]], terminal[end[moves]]] = True
     np.fill_diagonal(pairs, False)
     return pairs
 

@@ -22,11 +22,13 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Traffic:
-    """One entry per message that makes packets; all arrays have that length, int64.
+    """One entry per message that makes packets; all arrays have that length, int64 (``in_network``: bool).
 
-    ``message`` is the row in the schedule, ``shares`` the number of channels that it is striped over. ``cut_bytes`` is
-    what is cut and timed: the payload plus the slack of striping. ``last_payload_bytes`` is the payload of the last
-    packet of each of its shares, which are all alike.
+    ``message`` is the row in the schedule, ``shares`` the number of channels that it is striped over. ``packets``,
+    ``cut_bytes`` and ``wire_bytes`` count what is delivered; ``cut_bytes`` is what is cut and timed: the payload plus
+    the slack of striping. ``last_payload_bytes`` is the payload of the last packet of each of its shares, which are all
+    alike. What is injected is ``injections`` times what is delivered: 1, but where ``in_network`` switches make packets
+    of packets (docs/physics.md, section 14).
     """
 
     message: Int64
@@ -39,6 +41,8 @@ class Traffic:
     cut_bytes: Int64
     wire_bytes: Int64
     last_payload_bytes: Int64
+    injections: Int64
+    in_network: npt.NDArray[np.bool_]
 
 
 def message_traffic(
@@ -70,21 +74,30 @@ def message_traffic(
     terminal_of_task = terminal_of_rank[tasks.rank]
     source = terminal_of_task[messages.source_task]
     target = terminal_of_task[messages.target_task]
-    rows = np.flatnonzero((messages.size_bytes > 0) & (source != target))
-    source, target = source[rows], target[rows]
+    toward = terminal_of_task[messages.toward_task]
+    rows = np.flatnonzero((messages.size_bytes > 0) & (source != toward))
+    source, target, toward = source[rows], target[rows], toward[rows]
     size_bytes = messages.size_bytes[rows]
-    bundle = network.bundle_index[source, target].astype(np.int64)
+    bundle = network.bundle_index[source, toward].astype(np.int64)
     width = np.diff(network.bundle_first)[bundle].astype(np.int64)
     for change in changes:
         later = np.flatnonzero(ready_ps[rows] >= change.time_ps) if ready_ps is not None else rows[:0]
-        there = change.network.bundle_index[source[later], target[later]]
+        there = change.network.bundle_index[source[later], toward[later]]
         width[later] = np.diff(change.network.bundle_first)[there]
     shares = np.minimum(width, -(-size_bytes // packet.stripe_min_bytes))
     share_bytes = -(-size_bytes // shares)
-    full_packets = (share_bytes - 1) // packet.max_payload_bytes
-    last_payload_bytes = share_bytes - full_packets * packet.max_payload_bytes
-    share_wire_bytes = full_packets * packet.wire_bytes(packet.max_payload_bytes)
-    share_wire_bytes += wire_bytes_of(network, last_payload_bytes)
+    injections, in_network = _injections(schedule)
+    injections, in_network = injections[rows], in_network[rows]
+    # Where switches make packets of packets, all packets of a share are equal.
+    share_packets = -(-share_bytes // packet.max_payload_bytes)
+    share_bytes = np.where(in_network, -(-share_bytes // share_packets) * share_packets, share_bytes)
+    full_packets = share_packets - 1
+    last_payload_bytes = np.where(
+        in_network, share_bytes // share_packets, share_bytes - full_packets * packet.max_payload_bytes
+    )
+    last_wire_bytes = wire_bytes_of(network, last_payload_bytes)
+    full_wire_bytes = np.where(in_network, last_wire_bytes, packet.wire_bytes(packet.max_payload_bytes))
+    share_wire_bytes = full_packets * full_wire_bytes + last_wire_bytes
     return Traffic(
         message=rows.astype(np.int64),
         operation=messages.operation[rows].astype(np.int64),
@@ -96,7 +109,23 @@ def message_traffic(
         cut_bytes=shares * share_bytes,
         wire_bytes=shares * share_wire_bytes,
         last_payload_bytes=last_payload_bytes,
+        injections=injections,
+        in_network=in_network,
     )
+
+
+def _injections(schedule: Schedule) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """Say of each message how often its bytes are injected, and whether switches make packets of its packets."""
+    groups = schedule.messages.groups
+    injections, in_network = np.ones(len(schedule.messages), np.int64), np.zeros(len(schedule.messages), np.bool_)
+    for first, count, sources in zip(
+        groups.first.tolist(), groups.count.tolist(), groups.sources.tolist(), strict=True
+    ):
+        in_network[first : first + count] = True
+        injections[first : first + count] = 0
+        # A carrier of a reduction brings the bytes of all its messages, that of a multicast its own.
+        injections[first : first + sources] = count if sources > 1 else 1
+    return injections, in_network
 
 
 def wire_bytes_of(network: Network, payload_bytes: Int64) -> Int64:

@@ -23,6 +23,7 @@ from fabricsim.workloads.moe import (
     skewed_copies,
 )
 from fabricsim.workloads.schedule import (
+    Groups,
     Int32,
     Int64,
     MessageBlock,
@@ -70,6 +71,20 @@ class Demand:
             return int(self.parts_bytes.sum(axis=1).max())
         return int(self.parts_bytes.sum())
 
+
+IN_NETWORK = "sharp"
+"""Name of the algorithms that need switches which reduce and copy (docs/physics.md, section 14)."""
+
+SHARP_CHUNK_BYTES = 147_456
+"""What all ranks of an all_reduce in the network get reduced, and then multicast, at a time: the machine does it packet
+by packet. Larger chunks come as bursts that fill the buffers of the switches, and reductions wait behind them. One of 8
+ranks has pieces of 4 packets of 256 B on each of 18 links."""
+
+SHARP_PIECE_BYTES = 4_608
+"""Least part of a chunk for one rank: a packet of 256 B on each of 18 links."""
+
+SHARP_MAX_MESSAGES = 2**21
+"""Of an all_reduce in the network, about; beyond, its chunks are larger."""
 
 Algorithm = Callable[[Demand], MessageBlock]
 
@@ -187,6 +202,78 @@ def reduce_binomial(demand: Demand) -> MessageBlock:
         size_bytes=np.full(len(child), demand.parts_bytes, dtype=np.int64),
         waits_first=offsets(counts),
         waits_for=by_target[slices(begin, counts)].astype(np.int32),
+    )
+
+
+@algorithm(IN_NETWORK, "reduce_scatter")
+def reduce_scatter_sharp(demand: Demand) -> MessageBlock:
+    """Let the switches reduce: each place sends all parts once and gets the sum of its own (NVLink SHARP)."""
+    return _in_network(demand, int(demand.parts_bytes[0]), reduces=True, multicasts=False, chunks=1)
+
+
+@algorithm(IN_NETWORK, "all_gather")
+def all_gather_sharp(demand: Demand) -> MessageBlock:
+    """Let the switches copy: each place sends its part once and all places, itself among them, get it."""
+    return _in_network(demand, int(demand.parts_bytes[0]), reduces=False, multicasts=True, chunks=1)
+
+
+@algorithm(IN_NETWORK, "all_reduce")
+def all_reduce_sharp(demand: Demand) -> MessageBlock:
+    """Reduce in the switches and copy there (NVLink SHARP, as NVIDIA/nccl's NVLS does it).
+
+    The buffer is cut into chunks of equal pieces, one per place and chunk. Each place sends all of its buffer, chunk by
+    chunk; it multicasts each piece of its own as soon as its sum has come. The last bytes of a buffer that does not
+    come out even count as a whole piece.
+    """
+    size_bytes, n = demand.size_bytes, demand.num_ranks
+    piece_bytes = max(SHARP_PIECE_BYTES, SHARP_CHUNK_BYTES // n)
+    chunks = min(-(-size_bytes // (n * piece_bytes)), max(1, SHARP_MAX_MESSAGES // (n * (n + 1))))
+    return _in_network(demand, -(-size_bytes // (n * chunks)), reduces=True, multicasts=True, chunks=chunks)
+
+
+@algorithm(IN_NETWORK, "broadcast")
+def broadcast_sharp(demand: Demand) -> MessageBlock:
+    """Let the switches copy what the root sends once, to all places, itself among them."""
+    return _in_network(demand, int(demand.parts_bytes), reduces=False, multicasts=True, chunks=1, roots=[demand.root])
+
+
+def _in_network(
+    demand: Demand,
+    piece_bytes: int,
+    *,
+    reduces: bool,
+    multicasts: bool,
+    chunks: int,
+    roots: Sequence[int] | None = None,
+) -> MessageBlock:
+    """Give a reduction into pieces, ``chunks`` of them for each place, their multicasts, or both.
+
+    Piece p goes to place p mod n, which multicasts it; without a reduction all ``roots``, else all places, multicast.
+    """
+    n = demand.num_ranks
+    if n == 1 or not piece_bytes:
+        return _unwaiting(np.empty(0), np.empty(0), np.empty(0, dtype=np.int64))
+    pieces = n * chunks if reduces else 0
+    owner = np.arange(pieces) % n
+    root = owner if reduces else np.arange(n) if roots is None else np.array(roots)
+    root = root if multicasts else root[:0]
+    # The copies of a multicast: to its root first.
+    targets = (root[:, None] + np.arange(n)[None, :]) % n
+    copies = pieces + np.arange(len(root) * n)
+    waits = np.zeros(pieces + len(copies), dtype=np.int64)
+    if reduces:
+        waits[copies[::n]] = 1
+    return MessageBlock(
+        source=np.concatenate([owner, np.repeat(root, n)]).astype(np.int32),
+        target=np.concatenate([owner, targets.ravel()]).astype(np.int32),
+        size_bytes=np.full(pieces + len(copies), piece_bytes, dtype=np.int64),
+        waits_first=offsets(waits),
+        waits_for=np.arange(waits.sum(), dtype=np.int32),
+        groups=Groups(
+            first=np.concatenate([np.zeros(int(reduces), dtype=np.int64), copies[::n]]),
+            count=np.array([pieces] * reduces + [n] * len(root), dtype=np.int64),
+            sources=np.array([n] * reduces + [1] * len(root), dtype=np.int64),
+        ),
     )
 
 

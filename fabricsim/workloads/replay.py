@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from fabricsim.errors import ConfigError, unknown
-from fabricsim.workloads.collectives import ALGORITHMS, Demand, algorithms_of, chunks
+from fabricsim.workloads.collectives import ALGORITHMS, IN_NETWORK, Demand, algorithms_of, chunks
 from fabricsim.workloads.replay_sections import Cut, Section, UnsettledError, sections
 from fabricsim.workloads.replay_times import Clocks
 from fabricsim.workloads.schedule import (
@@ -467,9 +467,10 @@ def _expand(
 def _algorithm(columns: TraceColumns, op: str, row: int) -> tuple[str, str]:
     """Give the recorded algorithm where we have it, else the default and the recorded one.
 
-    What no algorithm moves has neither.
+    What no algorithm moves has neither. In-network operations are not replayed: two reductions of one rank must not
+    meet (docs/physics.md, section 14), and operations on several streams may.
     """
-    known = algorithms_of(op)
+    known = tuple(name for name in algorithms_of(op) if name != IN_NETWORK)
     recorded = columns.algorithms[columns.algorithm[row]] if columns.algorithm[row] >= 0 else ""
     if recorded.lower() in known:
         return recorded.lower(), ""

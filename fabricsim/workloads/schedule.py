@@ -7,7 +7,8 @@ the engine starts here (docs/physics.md, section 9).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -63,13 +64,42 @@ class Tasks:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """In-network operations (docs/physics.md, section 14): what the switches make of some messages, one row each.
+
+    A group is the messages ``first`` .. ``first + count - 1`` of one operation, all of one size. The first ``sources``
+    of them, its carriers, are injected, and message i of the group has the source of carrier i mod ``sources``. One
+    source: a multicast, whose carrier goes from its task to itself, as one of the copies. Several: a reduction; its
+    messages go from a task to itself, and message i is the i-th result.
+    """
+
+    first: Int64
+    count: Int64
+    sources: Int64
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @classmethod
+    def none(cls) -> Groups:
+        """Return the table without a row."""
+        return cls(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+
+    def rows(self) -> tuple[Int64, Int64, Int64]:
+        """List all messages of groups: the message, its group, and its place in the group."""
+        message = slices(self.first, self.count)
+        group = np.repeat(np.arange(len(self)), self.count)
+        return message, group, message - self.first[group]
+
+
+@dataclass(frozen=True)
 class Messages:
     """One row per message, sorted by (operation, index).
 
     ``index`` counts 0, 1, ... inside the operation. ``waits_for[waits_first[i] : waits_first[i + 1]]`` are
     message rows of the same operation that were sent from or to this message's source rank: the message waits
     until each of them is sent (if that rank sent it) or complete (if that rank receives it).
-    A message may have ``size_bytes`` 0 or the same rank at both ends; neither makes a packet.
+    A message may have ``size_bytes`` 0 or the same rank at both ends; neither makes a packet, but in ``groups``.
     """
 
     operation: Int32
@@ -79,9 +109,31 @@ class Messages:
     size_bytes: Int64
     waits_first: Int64
     waits_for: Int32
+    groups: Groups = field(default_factory=Groups.none)
 
     def __len__(self) -> int:
         return len(self.operation)
+
+    @cached_property
+    def carrier(self) -> Int64:
+        """The message that is injected for each: itself, but in groups."""
+        carrier = np.arange(len(self))
+        message, group, place = self.groups.rows()
+        carrier[message] = self.groups.first[group] + place % self.groups.sources[group]
+        return carrier
+
+    @cached_property
+    def toward_task(self) -> Int32:
+        """A task to whose rank each message takes a way: its target, or in groups the next member after its source."""
+        groups = self.groups
+        if not len(groups):
+            return self.target_task
+        toward = self.target_task.copy()
+        message, group, place = groups.rows()
+        first, sources = groups.first[group], groups.sources[group]
+        after = self.source_task[first + (place + 1) % sources]
+        toward[message] = np.where(sources == 1, self.target_task[first + 1], after)
+        return toward
 
 
 @dataclass(frozen=True)
@@ -163,6 +215,7 @@ class MessageBlock:
 
     Rows stand in index order: grouped by source, in the order in which the source sends them.
     ``waits_for[waits_first[i] : waits_first[i + 1]]`` are rows of this block, under the rule of :class:`Messages`.
+    ``groups`` counts the rows of this block too; the messages of a group need not be grouped by source.
     """
 
     source: Int32
@@ -170,6 +223,7 @@ class MessageBlock:
     size_bytes: Int64
     waits_first: Int64
     waits_for: Int32
+    groups: Groups = field(default_factory=Groups.none)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -221,7 +275,17 @@ def join_messages(first_task: Int64, blocks: Sequence[tuple[int | Int64, Message
             messages.waits_for[waits_begin:waits_end] = block.waits_for + first
     if total_waits:  # else they are zeros already, in pages that no one has touched
         np.cumsum(wait_counts, out=wait_counts)
-    return messages
+    grouped = [(first_message[operation], block.groups) for operation, block in blocks if len(block.groups)]
+    if not grouped:
+        return messages
+    return replace(
+        messages,
+        groups=Groups(
+            first=np.concatenate([first + groups.first for first, groups in grouped]),
+            count=np.concatenate([groups.count for _, groups in grouped]),
+            sources=np.concatenate([groups.sources for _, groups in grouped]),
+        ),
+    )
 
 
 def offsets(counts: npt.NDArray[np.integer]) -> Int64:

@@ -22,6 +22,7 @@ def check_schedule(schedule: Schedule) -> None:
     """
     _check_tasks(schedule)
     _check_messages(schedule)
+    _check_groups(schedule)
     _check_ends(schedule)
 
 
@@ -83,6 +84,70 @@ def _check_messages(schedule: Schedule) -> None:
     )
 
 
+def _check_groups(schedule: Schedule) -> None:
+    """Hold the groups of in-network operations against docs/physics.md, section 14."""
+    messages, groups = schedule.messages, schedule.messages.groups
+    ends = groups.first + groups.count
+    if ((groups.first < 0) | (ends > len(messages)) | (groups.count < 2)).any() or (
+        (groups.sources < 1) | (groups.count % np.maximum(groups.sources, 1) > 0)
+    ).any():
+        raise TraceError("a group has at least 2 messages of the schedule, as many or some times as many as carriers")
+    row, group, place = groups.rows()
+    first, sources = groups.first[group], groups.sources[group]
+    source, target = messages.source_task, messages.target_task
+    is_carrier = place < sources
+    num_waits = np.diff(messages.waits_first)
+    # The members of a multicast are its targets, those of a reduction its first sources.
+    member = np.stack([group, target[row]])[:, (sources == 1) | is_carrier]
+    unlike = np.zeros(len(messages), np.bool_)
+    unlike[row] = (
+        (messages.operation[row] != messages.operation[first])
+        | (messages.size_bytes[row] != messages.size_bytes[first])
+        | (messages.size_bytes[row] == 0)
+        | (~is_carrier & (num_waits[row] > 0))
+        | (source[row] != source[first + place % sources])
+        | (((sources > 1) | is_carrier) & (source[row] != target[row]))
+    )
+    _refuse_message(
+        schedule,
+        unlike,
+        "is not like its group: all are of one operation and one size above 0, only carriers wait for others, a "
+        "multicast goes from one task to itself first, and a reduction from each task to itself, round by round",
+    )
+    if np.unique(member, axis=1).shape[1] < member.shape[1]:
+        raise TraceError("a task is twice in one group; name each member of a multicast or reduction once")
+    _refuse_message(schedule, np.bincount(row, minlength=len(messages)) > 1, "is in two groups")
+    reducing = source[row[is_carrier & (sources > 1)]]
+    if len(np.unique(reducing)) < len(reducing):
+        raise TraceError(
+            "an operation has two reductions in the network at one rank; give each an operation of its own"
+        )
+    _check_reductions(schedule, np.sort(reducing).astype(np.int64))
+
+
+def _check_reductions(schedule: Schedule, tasks: Int64) -> None:
+    """Refuse two tasks of a rank that reduce in the network and neither of which waits for the other."""
+    table = schedule.tasks
+    before: dict[int, int] = {}
+    for task in tasks.tolist():
+        earlier = before.get(rank := int(table.rank[task]))
+        before[rank] = task
+        if earlier is None:
+            continue
+        open_, met = [task], {task}
+        while open_ and earlier not in met:
+            one = open_.pop()
+            found = table.predecessors[table.predecessor_first[one] : table.predecessor_first[one + 1]].tolist()
+            open_ += [other for other in found if other not in met]
+            met.update(found)
+        if earlier not in met:
+            raise TraceError(
+                f"{_operation(schedule, int(table.operation[task]))} and "
+                f"{_operation(schedule, int(table.operation[earlier]))} may both reduce in the network for rank {rank} "
+                "at once, and would wait for each other: let the later one wait for the earlier one"
+            )
+
+
 def _check_ends(schedule: Schedule) -> None:
     """Refuse what waits in a circle. Nodes are the begins of the tasks, their ends, then the messages."""
     tasks, messages = schedule.tasks, schedule.messages
@@ -93,6 +158,16 @@ def _check_ends(schedule: Schedule) -> None:
     waiting = _waiting_rows("waits_for", messages.waits_first, messages.waits_for, len(messages))
     sent_there = messages.source_task[messages.waits_for] == messages.source_task[waiting]
     counts = sent_there | awaited[messages.waits_for]
+    # What switches make of a message comes after it, and no member of a reduction ends before all have sent.
+    row, group, place = messages.groups.rows()
+    copies = row[(messages.groups.sources[group] == 1) & (place > 0)]
+    reductions = (
+        messages.groups.first[messages.groups.sources > 1],
+        messages.groups.sources[messages.groups.sources > 1],
+    )
+    sent = [first + np.repeat(np.arange(size), size) for first, size in zip(*reductions, strict=True)]
+    ended = [first + np.tile(np.arange(size), size) for first, size in zip(*reductions, strict=True)]
+    none = np.empty(0, np.int64)
     before = np.concatenate(
         [
             task,
@@ -101,6 +176,8 @@ def _check_ends(schedule: Schedule) -> None:
             message,
             message[awaited],
             message[messages.waits_for][counts],
+            message[messages.carrier[copies]],
+            message[np.concatenate([none, *sent])],
         ]
     )
     after = np.concatenate(
@@ -111,6 +188,8 @@ def _check_ends(schedule: Schedule) -> None:
             len(tasks) + messages.source_task,
             len(tasks) + messages.target_task[awaited],
             message[waiting[counts]],
+            message[copies],
+            len(tasks) + messages.target_task[np.concatenate([none, *ended])],
         ]
     )
     num_nodes = 2 * len(tasks) + len(messages)

@@ -24,7 +24,7 @@ from fabricsim.fabrics.mesh import Dimension, mesh
 from fabricsim.fabrics.network import Endpoint, Network, PacketFormat, Protocol, VirtualChannels
 from fabricsim.fabrics.parts import package_and_racks
 from fabricsim.fabrics.topologies import Link, Tier, check_acyclic, clos, full_mesh
-from fabricsim.workloads.schedule import Messages, Operation, Schedule, Tasks
+from fabricsim.workloads.schedule import Groups, Messages, Operation, Schedule, Tasks
 from tests.oracle.simulator import OracleResult, simulate
 
 # A case stays this small so that a kernel without a compiler can run hundreds of them.
@@ -62,6 +62,7 @@ class OperationDraft:
 
     tasks: Sequence[TaskDraft]
     messages: Sequence[MessageDraft] = ()
+    groups: Sequence[tuple[int, int, int]] = ()  # first message, count, sources
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ def build_schedule(num_ranks: int, drafts: Sequence[OperationDraft]) -> Schedule
     task_row = {(operation, task.rank): row for row, (operation, task) in enumerate(tasks)}
     message_row = {(operation, index): row for row, (operation, index, _) in enumerate(messages)}
     predecessors = [[task_row[before, task.rank] for before in task.after] for _, task in tasks]
+    groups = [
+        (message_row[operation, first], count, sources)
+        for operation, draft in enumerate(drafts)
+        for first, count, sources in draft.groups
+    ]
     waits = [[message_row[operation, index] for index in message.waits_for] for operation, _, message in messages]
     return Schedule(
         num_ranks=num_ranks,
@@ -117,13 +123,14 @@ def build_schedule(num_ranks: int, drafts: Sequence[OperationDraft]) -> Schedule
             size_bytes=np.array([m.size_bytes for _, _, m in messages], np.int64),
             waits_first=np.cumsum([0, *(len(rows) for rows in waits)], dtype=np.int64),
             waits_for=np.array([row for rows in waits for row in rows], np.int32),
+            groups=Groups(*np.array(groups, np.int64).reshape(-1, 3).T),
         ),
     )
 
 
 def cases() -> st.SearchStrategy[Case]:
-    """Draw a case: all at random, synchronised, crowded, or of pairs that have lost planes."""
-    return st.one_of(random_cases(), synchronised_cases(), crowded_cases(), bereft_cases())
+    """Draw a case: all at random, synchronised, crowded, of pairs that have lost planes, or in the network."""
+    return st.one_of(random_cases(), synchronised_cases(), crowded_cases(), bereft_cases(), in_network_cases())
 
 
 @st.composite
@@ -356,6 +363,99 @@ def timed_faults(network: Network, links: Sequence[Fault]) -> st.SearchStrategy[
     if network.num_switches:
         kinds.append(st.sampled_from([*each_fault(network, "switch"), *each_fault(network, "plane")]))
     return st.one_of(kinds)
+
+
+@st.composite
+def in_network_cases(draw: st.DrawFn) -> Case:
+    """Draw operations with multicasts, a reduction and other messages, on planes of one switch that are mostly whole.
+
+    Buffers hold a packet or few, so packets wait for others while copies wait for their outputs.
+    """
+    packet = draw(packet_formats())
+    num_terminals = draw(st.integers(2, 5))
+    link = links_for(packet) if draw(st.booleans()) else st.just(draw(links_for(packet)))
+    network = clos(
+        name="reducing star",
+        terminal_name="gpu",
+        tiers=[Tier("switch", children=num_terminals, parents=1, up=draw(link), down=draw(link))],
+        num_planes=draw(st.integers(1, 3)),
+        packet=packet,
+        endpoint=draw(endpoints()),
+        routing=draw(st.sampled_from(["spray", "deterministic", "adaptive"])),
+        copy_ps_per_byte=draw(st.none() | ps_per_byte()),
+        ejection_ps_per_byte=draw(st.none() | ps_per_byte()),
+    )
+    rate = draw(st.sampled_from([Fraction(0), Fraction(1), Fraction(7, 3), Fraction(40)]))
+    network = replace(network, vcs=draw(virtual_channels()), reduction_ps_per_byte=rate)
+    if draw(st.booleans()):
+        slow = st.sampled_from(each_fault(network, "link")).map(lambda one: Fault("lanes", one.where, Fraction(2, 3)))
+        faults = draw(st.lists(slow, min_size=1, max_size=2, unique_by=lambda one: one.where))
+        if network.num_planes > 1 and draw(st.booleans()):
+            faults.append(draw(st.sampled_from(each_fault(network, "plane"))))
+        network = apply_faults(network, faults, np.arange(num_terminals, dtype=np.int32))
+    terminal_of_rank = draw(placements(network))
+    budget = Budget(network)
+    drafts = []
+    for number in range(draw(st.integers(1, 3))):
+        members = draw(subsets(range(len(terminal_of_rank))))
+        messages, groups = draw(in_network_messages(members, network, budget))
+        after = tuple(range(number))  # of those before only the ones that the rank is in
+        tasks = [
+            TaskDraft(
+                rank,
+                gap_ps=draw(st.just(0) | st.integers(1, 200_000)),
+                after=tuple(k for k in after if any(task.rank == rank for task in drafts[k].tasks)),
+            )
+            for rank in members
+        ]
+        drafts.append(OperationDraft(tasks, messages, groups))
+    schedule = build_schedule(len(terminal_of_rank), drafts)
+    return Case(network, schedule, draw(seeds()), terminal_of_rank)
+
+
+@st.composite
+def in_network_messages(
+    draw: st.DrawFn, members: Sequence[int], network: Network, budget: Budget
+) -> tuple[list[MessageDraft], list[tuple[int, int, int]]]:
+    """Draw the messages and groups of an operation: some of a reduction, multicasts, and others between them."""
+    messages: list[MessageDraft] = []
+    groups: list[tuple[int, int, int]] = []
+    pairs = st.tuples(st.sampled_from(members), st.sampled_from(members))
+
+    def others() -> None:
+        for source, target in draw(st.lists(pairs, max_size=4)):
+            messages.append(MessageDraft(source, target, budget.grant(draw(sizes(network.packet)))))
+
+    def grant(size_bytes: int, copies: int) -> int:
+        granted = [budget.grant(size_bytes) for _ in range(copies)]
+        return min(granted, default=0)
+
+    others()
+    reduced: list[int] = []
+    rounds = draw(st.sampled_from([1, 0, 2, 3]))
+    size_bytes = grant(draw(sizes(network.packet).filter(bool)), rounds * len(members))
+    if rounds and size_bytes:
+        groups.append((len(messages), rounds * len(members), len(members)))
+        reduced = list(range(len(messages), len(messages) + rounds * len(members)))
+        messages += [MessageDraft(rank, rank, size_bytes) for _ in range(rounds) for rank in members]
+    others()
+    for _ in range(draw(st.integers(0, 4))):
+        root = draw(st.sampled_from(members))
+        to = [root, *draw(st.permutations([rank for rank in members if rank != root]))]
+        to = to[: draw(st.integers(2, len(to)))]
+        size_bytes = grant(draw(sizes(network.packet).filter(bool)), len(to))
+        if not size_bytes:
+            continue
+        mine = [index for index in reduced if messages[index].source_rank == root]
+        waits = tuple(draw(st.lists(st.sampled_from(mine), max_size=1))) if mine else ()
+        groups.append((len(messages), len(to), 1))
+        messages += [MessageDraft(root, rank, size_bytes, waits if rank == root else ()) for rank in to]
+    if messages and draw(st.booleans()):
+        awaited = draw(st.integers(0, len(messages) - 1))
+        size_bytes = budget.grant(draw(sizes(network.packet)))
+        source = draw(st.sampled_from([messages[awaited].source_rank, messages[awaited].target_rank]))
+        messages.append(MessageDraft(source, draw(st.sampled_from(members)), size_bytes, (awaited,)))
+    return messages, groups
 
 
 @st.composite

@@ -62,6 +62,33 @@ class Task:
 
 
 @dataclass(eq=False)
+class Group:
+    """Messages that switches make packets for (section 14); the first ``num_carriers`` of them are injected."""
+
+    messages: list[Message]
+    num_carriers: int
+    num_shares: int
+    num_packets: int  # p: of a message on a plane
+    payload_bytes: int
+    arrived: dict[tuple[int, int], list[Packet]] = field(default_factory=dict)  # by switch and q, while they wait
+
+    @property
+    def reduces(self) -> bool:
+        """Whether several packets become one, or one becomes several."""
+        return self.num_carriers > 1
+
+    def carrier_of(self, message: Message) -> Message:
+        """Return what is injected for a message."""
+        return self.messages[self.messages.index(message) % self.num_carriers]
+
+    def held_bytes(self, share: int, number: int) -> int:
+        """Payload of packet ``number`` of a message in a share; the rest of it is slack."""
+        size_bytes = self.messages[0].size_bytes
+        in_share = size_bytes // self.num_shares + (share < size_bytes % self.num_shares)
+        return min(self.payload_bytes, max(0, in_share - number * self.payload_bytes))
+
+
+@dataclass(eq=False)
 class Message:
     """Bytes from one task to another; it is ready once, then its shares travel (sections 7 and 9)."""
 
@@ -78,9 +105,18 @@ class Message:
     shares_to_send: int = 0
     packets_to_deliver: int = 0
     delivered_bytes: int = 0
+    group: Group | None = None
+
+    def lets_go_on(self, rank: int) -> bool:
+        """Tell whether a message of ``rank`` that waits for this one may stop to (sections 9 and 14)."""
+        if self.source is self.target:
+            return self.ready_ps is not None and self.packets_to_deliver == 0
+        if self.group is not None and rank == self.source.rank:
+            return self.ready_ps is not None and self.group.carrier_of(self).shares_to_send == 0
+        return self.is_done_at(rank)
 
     def is_done_at(self, rank: int) -> bool:
-        """Tell whether ``rank`` may stop waiting: it has sent the message (if source), received it (if target)."""
+        """Tell whether ``rank`` may end: it has sent the message (if source), received it (if target)."""
         if self.size_bytes == 0 and rank != self.source.rank:
             return True
         if self.ready_ps is None:
@@ -102,6 +138,9 @@ class Share:
     channel: Channel
     timed_bytes_left: int
     held_bytes_left: int
+    packet_bytes: int  # payload of all its packets but the last
+    number: int  # of the shares of the message
+    num_sent: int = 0  # packets
     waits_until_ps: int = 0
 
 
@@ -115,9 +154,21 @@ class Packet:
     held_bytes: int
     wire_bytes: int
     injected_ps: int
+    share: int = 0  # whose packet it is, and which
+    number: int = 0
     head_arrival_ps: int = 0
     earliest_start_ps: int = 0  # e of section 5
     ejection_ps: int = 0  # fixed at the start on the last channel
+    made_of: Holding | None = None
+
+
+@dataclass(eq=False)
+class Holding:
+    """Packets that keep their room until the last packet that a switch made of them has left (section 14)."""
+
+    packets: list[Packet]
+    num_left: int
+    last_left_ps: int = 0
 
 
 @dataclass(eq=False)
@@ -140,6 +191,7 @@ class Channel:
     served_vc: int
     free_slots: int
     free_from_ps: int = 0
+    reducer_free_from_ps: int = 0  # of an output
     picked: Packet | None = None  # waits until it may start
     ready: list[Share] = field(default_factory=list)
     ring: list[Share] = field(default_factory=list)
@@ -317,7 +369,8 @@ class Simulation:
             tie = mix32(packet.channel.tie_key ^ packet.head_arrival_ps & MASK)
             return packet.channel.target, tie, packet.channel.place
 
-        for packet in sorted(instant.arrivals, key=tie_order):
+        arrivals = [made for packet in instant.arrivals for made in self.made_at_switch(packet)]
+        for packet in sorted(arrivals, key=tie_order):
             if packet.channel.target < self.network.num_terminals:
                 packet.channel.ejection_queue.append(packet)
             else:
@@ -331,7 +384,7 @@ class Simulation:
                 changed |= self.begin_task(task)
             if task.start_ps is not None and task.start_ps <= self.now_ps and task.end_ps is None:
                 for message in task.sends:
-                    if message.ready_ps is None and all(m.is_done_at(task.rank) for m in message.waits_for):
+                    if message.ready_ps is None and all(m.lets_go_on(task.rank) for m in message.waits_for):
                         self.release_message(message)
                         changed = True
                 if all(message.is_done_at(task.rank) for message in task.sends + task.receives):
@@ -413,6 +466,9 @@ class Simulation:
     def release_message(self, message: Message) -> None:
         """Make a message ready: stripe it over channels, or finish it at once if it makes no packet."""
         message.ready_ps = self.now_ps
+        if message.group is not None:
+            self.release_carrier(message, message.group)
+            return
         if message.size_bytes == 0 or message.source.rank == message.target.rank:
             message.first_injection_ps = self.now_ps
             message.complete_ps = self.now_ps
@@ -433,9 +489,29 @@ class Simulation:
         for i in range(num_shares):
             held_bytes = message.size_bytes // num_shares + (i < message.size_bytes % num_shares)
             channel = bundle[(first + i) % len(bundle)]
-            channel.ready.append(Share(message, channel, timed_bytes, held_bytes))
+            channel.ready.append(Share(message, channel, timed_bytes, held_bytes, packet.max_payload_bytes, i))
             message.shares_to_send += 1
             message.packets_to_deliver += ceil(Fraction(timed_bytes, packet.max_payload_bytes))
+
+    def release_carrier(self, carrier: Message, group: Group) -> None:
+        """Make the carrier of a group ready, and with it what switches make for its place (section 14)."""
+        place = group.messages.index(carrier)
+        members = [m.source for m in group.messages[: group.num_carriers]]
+        if not group.reduces:
+            members = [m.target for m in group.messages]
+        source, other = (self.terminal_of_rank[task.rank] for task in (members * 2)[place : place + 2])
+        bundle = self.bundle(source, other)
+        first = 0
+        if group.num_shares < len(bundle):
+            first = hash_of(self.seed, USE_FIRST_PLANE, carrier.source.operation, group.messages[0].index)
+        num_packets = group.num_packets * (len(group.messages) if group.reduces else 1)
+        for i in range(group.num_shares):
+            channel = bundle[(first + i) % len(bundle)]
+            timed_bytes = num_packets * group.payload_bytes
+            channel.ready.append(Share(carrier, channel, timed_bytes, 0, group.payload_bytes, i))
+            carrier.shares_to_send += 1
+        for message in group.messages[place :: group.num_carriers]:
+            message.ready_ps = self.now_ps
 
     def bundle(self, source: int, target: int) -> list[Channel]:
         """Return the injection channels of terminal ``source`` for messages to terminal ``target``."""
@@ -469,7 +545,7 @@ class Simulation:
             return
         can_go = []
         for share in channel.ring:
-            payload_bytes = min(share.timed_bytes_left, self.network.packet.max_payload_bytes)
+            payload_bytes = min(share.timed_bytes_left, share.packet_bytes)
             wire_bytes = self.network.packet.wire_bytes(payload_bytes)
             if share.waits_until_ps <= self.now_ps and wire_bytes <= channel.room_bytes[share.message.vc]:
                 can_go.append(share)
@@ -478,16 +554,24 @@ class Simulation:
         share = can_go[0]
         if self.network.vcs.arbitration == "priority":
             share = min(can_go, key=lambda share: share.message.vc)  # the first of the least
-        payload_bytes = min(share.timed_bytes_left, self.network.packet.max_payload_bytes)
+        payload_bytes = min(share.timed_bytes_left, share.packet_bytes)
         wire_bytes = self.network.packet.wire_bytes(payload_bytes)
         could_start_ps = max(channel.free_from_ps, min(s.waits_until_ps for s in channel.ring))
         channel.ring.remove(share)
         held_bytes = min(share.held_bytes_left, payload_bytes)
         share.timed_bytes_left -= payload_bytes
         share.held_bytes_left -= held_bytes
-        if share.message.first_injection_ps is None:
-            share.message.first_injection_ps = self.now_ps
-        self.send(Packet(share.message, channel, payload_bytes, held_bytes, wire_bytes, self.now_ps), could_start_ps)
+        group = share.message.group
+        together = [share.message]
+        if group is not None:
+            together = group.messages[group.messages.index(share.message) :: group.num_carriers]
+        for message in together:
+            if message.first_injection_ps is None:
+                message.first_injection_ps = self.now_ps
+        packet = Packet(share.message, channel, payload_bytes, held_bytes, wire_bytes, self.now_ps)
+        packet.share, packet.number = share.number, share.num_sent
+        share.num_sent += 1
+        self.send(packet, could_start_ps)
         channel.free_from_ps = self.now_ps + channel.injection_ps(payload_bytes, wire_bytes)
         free_again = self.at(channel.free_from_ps)
         free_again.nodes.add(channel.source)
@@ -529,10 +613,62 @@ class Simulation:
 
     def wait_to_start(self, packet: Packet, channel: Channel) -> None:
         """Work out ``e`` of a packet that is queued for ``channel``."""
-        slower_by_ps = packet.channel.serialization_ps(packet.wire_bytes) - channel.serialization_ps(packet.wire_bytes)
-        packet.earliest_start_ps = packet.head_arrival_ps + max(0, slower_by_ps)
+        parts = [packet] if packet.made_of is None else packet.made_of.packets
+        waits_ps = [] if packet.made_of is None else [packet.earliest_start_ps]  # for the reducer
+        for part in parts:
+            slower_by_ps = part.channel.serialization_ps(packet.wire_bytes) - channel.serialization_ps(
+                packet.wire_bytes
+            )
+            waits_ps.append(part.head_arrival_ps + max(0, slower_by_ps))
+        packet.earliest_start_ps = max(waits_ps)
         if packet.earliest_start_ps > self.now_ps:
             self.at(packet.earliest_start_ps).nodes.add(channel.source)
+
+    def made_at_switch(self, packet: Packet) -> list[Packet]:
+        """Return what becomes of a packet whose head arrives: itself, or what a switch makes of it (section 14)."""
+        group, came_by = packet.message.group, packet.channel
+        if group is None or came_by.target < self.network.num_terminals or packet.made_of is not None:
+            return [packet]
+        if not group.reduces:
+            holding = Holding([packet], len(group.messages))
+            held_bytes = group.held_bytes(packet.share, packet.number)
+            return [self.made_of(holding, message, packet, held_bytes) for message in group.messages]
+        merging = group.arrived.setdefault((came_by.target, packet.number), [])
+        merging.append(packet)
+        if len(merging) < group.num_carriers:
+            return []
+        round_, in_round = divmod(packet.number, group.num_carriers * group.num_packets)
+        number, place = divmod(in_round, group.num_carriers)
+        message = group.messages[round_ * group.num_carriers + place]
+        last = min(merging, key=lambda one: (-one.head_arrival_ps, one.channel.place))
+        made = self.made_of(Holding(merging, 1), message, last, group.held_bytes(packet.share, number))
+        target = self.terminal_of_rank[message.target.rank]
+        (output,) = (channel for channel in self.outputs[came_by.target] if channel.target == target)
+        made.head_arrival_ps = max(self.now_ps, output.reducer_free_from_ps)
+        reduction_ps = self.reduction_ps(group, came_by.target)
+        output.reducer_free_from_ps = made.head_arrival_ps + reduction_ps
+        slower_by_ps = reduction_ps - output.serialization_ps(made.wire_bytes)
+        made.earliest_start_ps = made.head_arrival_ps + max(0, slower_by_ps)
+        if made.head_arrival_ps == self.now_ps:
+            return [made]
+        later = self.at(made.head_arrival_ps)
+        later.nodes.add(came_by.target)
+        later.arrivals.append(made)
+        return []
+
+    def made_of(self, holding: Holding, message: Message, like: Packet, held_bytes: int) -> Packet:
+        """Make a packet of others that takes part as if it had come like one of them."""
+        injected_ps = min(packet.injected_ps for packet in holding.packets)
+        made = Packet(message, like.channel, like.payload_bytes, held_bytes, like.wire_bytes, injected_ps)
+        made.head_arrival_ps = like.head_arrival_ps
+        made.made_of = holding
+        return made
+
+    def reduction_ps(self, group: Group, switch: int) -> int:
+        """Time that an output's part of a switch takes to make one packet of several."""
+        rate = self.network.reduction_ps_per_byte
+        assert rate is not None
+        return ceil(group.num_carriers * group.payload_bytes * len(self.outputs[switch]) * rate)
 
     def queue_at_switch(self, packet: Packet) -> None:
         """Choose the output of a packet whose head has arrived and put it at the back of its queue."""
@@ -594,7 +730,15 @@ class Simulation:
         self.send(packet, max(packet.earliest_start_ps, channel.free_from_ps))
         channel.free_from_ps = self.now_ps + channel.serialization_ps(packet.wire_bytes)
         self.at(channel.free_from_ps).nodes.add(channel.source)
-        self.return_credit(came_by, packet, channel.free_from_ps)
+        holding = packet.made_of
+        if holding is None:
+            self.return_credit(came_by, packet, channel.free_from_ps)
+            return
+        holding.num_left -= 1
+        holding.last_left_ps = max(holding.last_left_ps, channel.free_from_ps)
+        if holding.num_left == 0:
+            for held in holding.packets:
+                self.return_credit(held.channel, held, holding.last_left_ps)
 
     def send(self, packet: Packet, could_start_ps: int) -> None:
         """Start a packet on its channel now; but for credits it would have started at ``could_start_ps``."""
@@ -760,6 +904,25 @@ def build_messages(network: Network, schedule: Schedule, tasks: list[Task]) -> l
     for i, message in enumerate(messages):
         rows = table.waits_for[table.waits_first[i] : table.waits_first[i + 1]]
         message.waits_for = [messages[row] for row in rows]
-        message.source.sends.append(message)
         message.target.receives.append(message)
+    build_groups(network, schedule, messages)
+    for message in messages:
+        if message.group is None or message.group.carrier_of(message) is message:
+            message.source.sends.append(message)
     return messages
+
+
+def build_groups(network: Network, schedule: Schedule, messages: list[Message]) -> None:
+    """Make an object of each row of the table of groups and tell its messages (section 14)."""
+    table, packet = schedule.messages.groups, network.packet
+    for first, count, num_carriers in zip(table.first, table.count, table.sources, strict=True):
+        mine = messages[first : first + count]
+        num_planes = max(np.diff(network.bundle_first))
+        num_shares = min(int(num_planes), ceil(Fraction(mine[0].size_bytes, packet.stripe_min_bytes)))
+        share_bytes = ceil(Fraction(mine[0].size_bytes, num_shares))
+        num_packets = ceil(Fraction(share_bytes, packet.max_payload_bytes))
+        payload_bytes = ceil(Fraction(share_bytes, num_packets))
+        group = Group(mine, int(num_carriers), num_shares, num_packets, payload_bytes)
+        for message in mine:
+            message.group = group
+            message.packets_to_deliver = num_shares * num_packets

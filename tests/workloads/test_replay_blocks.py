@@ -39,6 +39,9 @@ def assert_same(one: Schedule, other: Schedule) -> None:
     assert one.operations == other.operations
     for table in ("tasks", "messages"):
         for column in fields(Tasks if table == "tasks" else Messages):
+            if column.name == "groups":
+                assert len(one.messages.groups) == len(other.messages.groups) == 0
+                continue
             mine, others = (getattr(getattr(schedule, table), column.name) for schedule in (one, other))
             assert mine.dtype == others.dtype, column.name
             assert np.array_equal(mine, others), column.name
