@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fabricsim.fabrics.faults import Fault
     from fabricsim.results.result import Result
     from fabricsim.results.run import replay, simulate
+    from fabricsim.results.systems import compare_fabrics
     from fabricsim.workloads.collectives import collective
     from fabricsim.workloads.trace import Trace
 
@@ -44,6 +45,7 @@ __all__ = [
     "TraceError",
     "__version__",
     "collective",
+    "compare_fabrics",
     "fabric_names",
     "load_fabric",
     "replay",
@@ -56,6 +58,7 @@ _HOMES = {
     "Result": "fabricsim.results.result",
     "Trace": "fabricsim.workloads.trace",
     "collective": "fabricsim.workloads.collectives",
+    "compare_fabrics": "fabricsim.results.systems",
     "fabric_names": "fabricsim.fabrics",
     "load_fabric": "fabricsim.fabrics",
     "replay": "fabricsim.results.run",

@@ -33,6 +33,7 @@ examples:
   fabricsim replay traces/moe-ep64.arrow --fabric nvl72 -o moe-nvl72
   fabricsim faults nvl72 all_to_all --each switch --size 16MiB
   fabricsim fabrics nvl72
+  fabricsim fabrics --compare cloudmatrix384 nvl72
   fabricsim trace generate moe --ep 64 --tokens 1024 -o moe.arrow
 
 exit codes: 0 ok; 2 usage or configuration; 3 bad trace or data; 4 stall;
@@ -176,6 +177,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     fabrics.add_argument("name", nargs="?", metavar="NAME", help="a fabric, or the path of a TOML file")
     fabrics.add_argument("--toml", action="store_true", help="print the fabric as TOML, a start for one's own")
+    fabrics.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="F",
+        help="set fabrics side by side: what is published of the machines, and a simulated all-to-all per accelerator, "
+        "rack, kW and dollar",
+    )
+    fabrics.add_argument("--size", metavar="A", help="of this all-to-all, per rank (default: 64MiB)")
 
     run = command(commands, "run", _run, "run one collective, and print a table like nccl-tests", running)
     run.add_argument("fabric", metavar="FABRIC", help="a name, or the path of a TOML file")
@@ -254,9 +263,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     validate.add_argument("fabric", nargs="?", metavar="FABRIC", help="one of the catalog (default: all with points)")
     validate.add_argument("--all", action="store_true", help="also the points of more than 20 M packet-hops")
-    validate.add_argument("--kernel", default="auto", metavar="NAME", help="auto, numba, c or python (default: auto)")
-    validate.add_argument("--threads", type=int, metavar="N", help="threads of the engine (default: the CPUs given)")
-    validate.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    for simulating in (fabrics, validate):
+        simulating.add_argument(
+            "--kernel", default="auto", metavar="NAME", help="auto, numba, c or python (default: auto)"
+        )
+        simulating.add_argument(
+            "--threads", type=int, metavar="N", help="threads of the engine (default: the CPUs given)"
+        )
+        simulating.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
     doctor = command(
         commands, "doctor", _doctor, "say what the simulator runs with here, and what slows it", json_option
@@ -313,7 +327,11 @@ def _fabrics(args: argparse.Namespace) -> None:
     from fabricsim.fabrics import load_fabric
     from fabricsim.results import console, documents
 
-    if args.toml:
+    if args.compare is not None:
+        _compare(args)
+    elif args.size is not None:
+        raise ConfigError("--size is that of the all-to-all of --compare; add --compare F G, or leave it out")
+    elif args.toml:
         if args.name is None or args.json is not None:
             raise ConfigError("--toml prints one fabric; name it, and leave --json out")
         sys.stdout.write(load_fabric(args.name).to_toml())
@@ -321,6 +339,26 @@ def _fabrics(args: argparse.Namespace) -> None:
         console.answer(documents.fabrics_document(), console.fabrics_answer, args.json)
     else:
         console.answer(documents.fabric_document(load_fabric(args.name)), console.fabric_answer, args.json)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from fabricsim.results import console
+    from fabricsim.results.progress import CountReporter
+    from fabricsim.results.systems import DEFAULT_SIZE, compare_fabrics
+
+    if args.name is not None or args.toml:
+        raise ConfigError(
+            "--compare takes all fabrics after it and prints a table; leave --toml out, and no name before"
+        )
+    console.check_json_target(args.json)
+    document = compare_fabrics(
+        args.compare,
+        size=DEFAULT_SIZE if args.size is None else args.size,
+        kernel=args.kernel,
+        threads=args.threads,
+        progress=CountReporter("fabrics", quiet=args.quiet),
+    )
+    console.answer(document, console.systems_answer, args.json)
 
 
 def _run(args: argparse.Namespace) -> None:

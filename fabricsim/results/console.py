@@ -48,6 +48,20 @@ _MAX_NAMES = 3
 
 STDOUT = "-"
 
+_WHERE_FROM = "fabricsim fabrics NAME says where every number of a fabric is from."
+#: Figures of a system card, by their keys.
+_CARD_LABELS = {
+    "accelerators": "accelerators",
+    "cpus": "CPUs",
+    "racks": "racks",
+    "bf16_PFLOPS": "BF16 (PFLOPS)",
+    "accelerator_bf16_TFLOPS": "BF16 per accelerator (TFLOPS)",
+    "accelerator_memory_GB": "memory per accelerator (GB)",
+    "accelerator_memory_TBps": "memory per accelerator (TB/s)",
+    "power_kW": "power (kW)",
+    "price_MUSD": "price (million USD)",
+}
+
 
 def answer(
     document: Mapping[str, Any], lay_out: Callable[[Mapping[str, Any]], RenderableType], json_target: str | None
@@ -123,14 +137,7 @@ def run_answer(results: Sequence[Result]) -> RenderableType:
 def replay_answer(results: Sequence[Result]) -> RenderableType:
     """Lay out one trace on several fabrics: each operation, then latencies, utilization and the bottleneck."""
     parts: list[RenderableType] = [Group(_replay_header(results[0]), *(_run_header(result) for result in results))]
-    rest = results
-    while rest:
-        # As many fabrics side by side as fit, one at least.
-        count = len(rest)
-        while count > 1 and not _fits(_operations(rest[:count])):
-            count -= 1
-        parts.append(_operations(rest[:count]))
-        rest = rest[count:]
+    parts += _side_by_side(results, _operations)
     parts += [_notes(results[0]), _latencies(results), _utilizations(results)]
     parts.append(Text("\n".join(bottleneck(result) for result in results)))
     return _apart(*parts)
@@ -207,7 +214,85 @@ def fabrics_answer(document: Mapping[str, Any]) -> RenderableType:
     table = _table(("fabric", "", "left"), ("terminals", ""), ("", "", "left"))
     for fabric in document["fabrics"]:
         table.add_row(fabric["name"], str(fabric["terminals"]), fabric["title"])
-    return _apart(table, Text("fabricsim fabrics NAME says where every number of a fabric is from."))
+    return _apart(table, Text(_WHERE_FROM))
+
+
+def systems_answer(document: Mapping[str, Any]) -> RenderableType:
+    """Lay out fabrics beside each other: figures of the machines, an all-to-all, then the sources of all figures."""
+    systems = document["systems"]
+    first = systems[0]["simulated"]
+    parts: list[RenderableType] = [
+        Text(
+            f"{document['op']} ({first['algorithm']}) of {format_bytes(document['asked_size_bytes'])} per rank, a rank "
+            f"on every terminal\nendpoint {first['endpoint']}, kernel {first['kernel']}, seed {first['seed']}"
+        ),
+        *_side_by_side(systems, _systems),
+        Text("n/a: not published, or no system card. GB/s are bytes to other ranks over the simulated time (busbw)."),
+    ]
+    parts += [_sources(card) for card in {s["card"]["title"]: s["card"] for s in systems if s["card"]}.values()]
+    parts += [
+        Text(
+            f"{system['fabric']}: no system card belongs to it, so figures of the machine are n/a; the simulated ones "
+            "stand."
+        )
+        for system in systems
+        if system["card"] is None
+    ]
+    return _apart(*parts, Text(f"What is simulated follows from the fabrics alone: {_WHERE_FROM}"))
+
+
+def _systems(systems: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(("", "", "left"), *((system["fabric"], "") for system in systems))
+    table.add_row("published", style="bold")
+    for key, label in _CARD_LABELS.items():
+        table.add_row(
+            f"  {label}",
+            *(_span(None if (card := s["card"]) is None else card["figures"][key], _plain) for s in systems),
+        )
+    table.add_row("simulated", style="bold")
+    runs = [system["simulated"] for system in systems]
+    table.add_row("  terminals", *(f"{system['terminals']:,}" for system in systems))
+    table.add_row("  time (us)", *(_number(run["time_us"]) for run in runs))
+    table.add_row("  lower bound over time (%)", *(_percent(run["efficiency"]) for run in runs))
+    table.add_row("  GB/s per accelerator", *(_number(run["GBps_per_accelerator"]) for run in runs))
+    table.add_row("  GB/s in all", *(_number(run["total_GBps"]) for run in runs))
+    for key, label in (("rack", "rack"), ("kW", "kW"), ("kUSD", "1,000 USD")):
+        table.add_row(f"  GB/s per {label}", *(_span(run[f"GBps_per_{key}"], _number) for run in runs))
+    return table
+
+
+def _span(figure: Mapping[str, Any] | None, write: Callable[[float], str]) -> str:
+    """Write the smallest and the largest of what is reported; one where they look alike."""
+    return "n/a" if figure is None else " to ".join(dict.fromkeys(write(figure[end]) for end in ("low", "high")))
+
+
+def _plain(value: float) -> str:
+    return f"{value:,g}"
+
+
+def _sources(card: Mapping[str, Any]) -> RenderableType:
+    """List what is published of a machine, source by source."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for key, figure in card["figures"].items():
+        for report in figure["reports"] if figure else ():
+            said.setdefault((report["source"], report["evidence"]), []).append(
+                f"{_CARD_LABELS[key]}: {_plain(report['value'])}{_noted(report)}"
+            )
+    for claim in card["claims"]:
+        said.setdefault((claim["source"], claim["evidence"]), []).append(
+            f"{claim['about']}: {claim['text']}{_noted(claim)}"
+        )
+    return Group(
+        Text(f"{card['title']}: published figures by source", "bold"),
+        *(
+            Group(Text(f"{source} ({evidence})"), Padding("; ".join(entries), (0, 0, 0, 4)))
+            for (source, evidence), entries in said.items()
+        ),
+    )
+
+
+def _noted(entry: Mapping[str, Any]) -> str:
+    return "" if entry["note"] is None else f" ({entry['note']})"
 
 
 def fabric_answer(document: Mapping[str, Any]) -> RenderableType:
@@ -384,6 +469,16 @@ def _fits(table: Table) -> bool:
     console = _console()
     unbounded = console.options.update(max_width=10 * console.width)
     return Measurement.get(console, unbounded, table).maximum <= console.width
+
+
+def _side_by_side(columns: Sequence[Any], lay_out: Callable[[Sequence[Any]], Table]) -> Iterator[Table]:
+    """Lay out tables of as many columns side by side as fit, one at least."""
+    while columns:
+        count = len(columns)
+        while count > 1 and not _fits(lay_out(columns[:count])):
+            count -= 1
+        yield lay_out(columns[:count])
+        columns = columns[count:]
 
 
 def _apart(*parts: RenderableType) -> Group:

@@ -13,7 +13,8 @@ import pytest
 
 import fabricsim as fs
 from fabricsim import cli
-from fabricsim.results import doctor, documents, fault_sweep, result, validate
+from fabricsim.fabrics.system_cards import system_cards
+from fabricsim.results import doctor, documents, fault_sweep, result, systems, validate
 from fabricsim.results.run import collective_sweep
 
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
@@ -76,6 +77,22 @@ def test_the_page_has_every_field_of_a_summary_and_no_other(summaries: list[Any]
     assert {path: kinds - found[path] for path, kinds in documented.items() if kinds != found[path]} == {}
 
 
+def test_the_page_has_every_field_of_a_comparison_and_no_other(tiny: fs.FabricSpec) -> None:
+    """With and without a system card; figures of a card are written ``<figure>``."""
+    document = fs.compare_fabrics([tiny, "nvl72", "hgx-h100"], size="64KiB")
+    # Both cards of the package have all figures; one without says null for each.
+    without = systems._card(next(system_cards()).model_copy(update={"figures": {}}))
+    found: dict[str, set[str]] = {}
+    for source in (document, {"systems": [{"card": without}]}):
+        for path, kind in fields(source):
+            found.setdefault(re.sub(r"(?<=\.figures\.)\w+", "<figure>", path), set()).add(kind)
+    documented = {
+        path.strip("`"): set(kinds.split(" or "))
+        for path, kinds, _, _ in table("| field of a comparison | type | unit | meaning |")
+    }
+    assert documented == found
+
+
 def test_units_are_those_of_the_names() -> None:
     """The unit of a field is the one at the end of its name or of its object's; every field has a meaning."""
     for path, _, unit, meaning in table("| field | type | unit | meaning |"):
@@ -91,6 +108,7 @@ def test_schemas_are_those_of_the_documents() -> None:
         result.SCHEMA,
         documents.FABRICS_SCHEMA,
         documents.FABRIC_SCHEMA,
+        systems.SCHEMA,
         documents.TRACE_SCHEMA,
         validate.SCHEMA,
         fault_sweep.SCHEMA,
