@@ -89,6 +89,15 @@ INLINE _Bool adapts(fabric_state *state)
     return !PLAIN && state->clock->routing == ROUTING_ADAPTIVE;
 }
 
+/* The virtual channel on which a packet that came by a channel goes on, but 0 where candidates say it. */
+INLINE int64_t kept_vc(fabric_state *state, int64_t channel)
+{
+    if (PLAIN || state->clock->detours == 1) {
+        return 0;
+    }
+    return channel & vc_mask(state);
+}
+
 /* The first virtual channel of the channel that a channel belongs to, which is the server of all. */
 INLINE int64_t server_of(fabric_state *state, int64_t channel)
 {
@@ -230,9 +239,8 @@ INLINE int64_t latency_bucket(fabric_state *state, int64_t domain, int64_t laten
 /* Route a packet that comes by a channel at the switch at its end (docs/physics.md, section 6). */
 INLINE int64_t choose_output(fabric_state *state, int64_t channel, int64_t message, int64_t destination)
 {
-    int64_t server = server_of(state, channel);
-    channel_row *row = &state->channels[server];
-    route_row *route = &state->routes[row->route_row + destination];
+    channel_row *row = &state->channels[server_of(state, channel)];
+    route_row *route = &state->routes[state->channels[channel].route_row + destination];
     int64_t count = route->count;
     int64_t place = route->first;
     if (count > 1) {
@@ -245,7 +253,7 @@ INLINE int64_t choose_output(fabric_state *state, int64_t channel, int64_t messa
         }
         place += choice % count;
     }
-    return row->first_output + state->candidates[place].output + channel - server;
+    return row->first_output + state->candidates[place].output + kept_vc(state, channel);
 }
 
 /* Hand a packet that starts on a channel to what stands at its end: an output of a switch, or an ejection. */
@@ -775,39 +783,49 @@ INLINE void serve_output(fabric_state *state, int64_t domain, int64_t channel, i
     }
 }
 
+/* The wire bytes that wait for an output, those of a detour counted twice: its way is about twice as long. */
+static int64_t backlog_of(fabric_state *state, int64_t output)
+{
+    int64_t server = server_of(state, output);
+    int64_t queued_bytes = state->backlogs[server].queued_bytes;
+    return state->clock->detours == 1 && output != server ? 2 * queued_bytes + 1 : queued_bytes;
+}
+
 /* Route a packet whose head arrives, after all that arrived before it (docs/physics.md, section 6). */
 static int64_t adapt_output(fabric_state *state, int64_t domain, int64_t index)
 {
     packet_row *packet = &state->packets[index];
     int64_t now_ps = packet->time_ps;
-    int64_t server = server_of(state, packet->channel);
-    int64_t vc = packet->channel - server;
-    channel_row *row = &state->channels[server];
-    route_row *route = &state->routes[row->route_row + packet->destination];
+    int64_t came_by = packet->channel;
+    channel_row *row = &state->channels[server_of(state, came_by)];
+    route_row *route = &state->routes[state->channels[came_by].route_row + packet->destination];
     int64_t count = route->count;
     int64_t first = route->first;
-    int64_t first_output = row->first_output;
+    int64_t first_output = row->first_output + kept_vc(state, came_by);
     if (count == 1) {
-        return first_output + state->candidates[first].output + vc;
+        return first_output + state->candidates[first].output;
     }
     int64_t choice = row->spray_counter % count;
     row->spray_counter += 1;
     int64_t most_bytes = NEVER;
     for (int64_t place = first; place < first + count; place++) {
         int64_t output = first_output + state->candidates[place].output;
-        if (state->wakes[output].wake_ps < now_ps) {
-            serve_output(state, domain, output, now_ps);
+        int64_t server = server_of(state, output);
+        if (state->wakes[server].wake_ps < now_ps) {
+            serve_output(state, domain, server, now_ps);
         }
-        most_bytes = min(most_bytes, state->backlogs[output].queued_bytes);
+        most_bytes = min(most_bytes, backlog_of(state, output));
     }
-    most_bytes += ADAPTIVE_SLACK * state->durations[state->clock->max_payload_bytes].value;
-    while (state->backlogs[first_output + state->candidates[first + choice].output].queued_bytes > most_bytes) {
+    if (state->clock->detours == 0) {
+        most_bytes += ADAPTIVE_SLACK * state->durations[state->clock->max_payload_bytes].value;
+    }
+    while (backlog_of(state, first_output + state->candidates[first + choice].output) > most_bytes) {
         choice += 1;
         if (choice == count) {
             choice = 0;
         }
     }
-    return first_output + state->candidates[first + choice].output + vc;
+    return first_output + state->candidates[first + choice].output;
 }
 
 /* Route what reaches the switch of a channel, its first output, in this window, and queue it at its outputs. */
@@ -1053,6 +1071,18 @@ static void handle_timer(fabric_state *state, int64_t terminal)
     finish_part(state, task_index, now_ps);
 }
 
+/* What the share of a message that an injector sends is cut and timed as (docs/physics.md, section 7). */
+INLINE int64_t share_bytes_of(fabric_state *state, int64_t injector, int64_t message)
+{
+    int64_t bytes = state->messages[message].share_bytes;
+    if (PLAIN || state->messages[message].weights == 0) {
+        return bytes;
+    }
+    int64_t weights = state->messages[message].weights;
+    int64_t weight = state->injectors[injector].weight;
+    return bytes / weights * weight + (bytes % weights * weight + weights - 1) / weights;
+}
+
 /* Let ready shares take the free slots. */
 INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector)
 {
@@ -1086,7 +1116,7 @@ INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector)
         }
         share_row *share = &shares[index];
         share->until_ps = taken_ps + state->clock->message_overhead_ps;
-        share->bytes_left = message->share_bytes;
+        share->bytes_left = share_bytes_of(state, injector, message_index);
         share->message = message_index;
         share->destination = message->destination;
         share->vc = message->vc;

@@ -59,6 +59,8 @@ typedef struct {
     int64_t num_domains;
     int64_t num_messages; /* rows of messages: parts has so many per plane */
     int64_t routing; /* a Routing */
+    int64_t weighted; /* 1 if planes have weights */
+    int64_t detours; /* 1 if candidates say by which virtual channel a packet goes on */
     int64_t max_payload_bytes; /* payload of a full packet */
     int64_t message_overhead_ps; /* wait of a share in its slot */
     int64_t limit_ps; /* the run ends before this time */
@@ -225,7 +227,7 @@ typedef struct {
 
 /* candidates: outputs, in the order of the fabric */
 typedef struct {
-    uint32_t output; /* counted from the first output of the switch */
+    uint32_t output; /* counted from the first output of the switch; with detours one of its virtual channels */
 } candidate_row;
 
 /* injectors: the server of one injection channel */
@@ -236,6 +238,7 @@ typedef struct {
     uint32_t bundle;
     uint32_t position; /* of its plane in the bundle */
     uint32_t injection_row; /* durations[row + payload] is the injection time */
+    uint32_t weight; /* of its plane among those of the bundle, where planes have weights */
     uint32_t fresh_slots; /* slots that were never taken */
     uint32_t freed_first; /* shares that have left their slots, in the order of the time they did */
     uint32_t freed_last; /* the last of them */
@@ -294,7 +297,7 @@ typedef struct {
     int64_t first_injection_ps; /* recorded: start of the first packet */
     int64_t sent_ps; /* end of the injection time of the last packet */
     int64_t complete_ps; /* recorded: last delivery */
-    int64_t share_bytes; /* each share is cut and timed as this many; 0: none is injected */
+    int64_t share_bytes; /* each share is cut and timed as this many, with weights all; 0: none is injected */
     uint32_t shares_left; /* not yet sent */
     uint32_t parts_left; /* shares that are not yet complete */
     uint32_t next_ready; /* next message of the bundle's ready list */
@@ -310,8 +313,9 @@ typedef struct {
     uint32_t waiting; /* waits that are not over: its task's start and messages */
     uint32_t first_place; /* the rings that first_plane counts in: their first row of places */
     uint32_t vc; /* virtual channel on which it travels */
-    uint32_t packets; /* delivered of each share */
+    uint32_t packets; /* delivered of each share, where these are alike */
     uint32_t group; /* the in-network operation that it is part of, or NONE */
+    uint32_t weights; /* sum of the weights of its planes, 0 where its shares are alike */
     uint32_t after_sent_first; /* followers released when it is sent: first row of followers */
     uint32_t after_sent_count;
     uint32_t after_complete_first; /* followers released when it is complete */

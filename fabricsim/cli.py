@@ -126,7 +126,9 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--endpoint", default="fitted", metavar="NAME", help="fitted or ideal: terminals that add nothing to the wires"
     )
-    common.add_argument("--routing", metavar="NAME", help="spray, deterministic or adaptive (default: the fabric's)")
+    common.add_argument(
+        "--routing", metavar="NAME", help="spray, deterministic, adaptive, valiant or ugal (default: the fabric's)"
+    )
     common.add_argument("--packet", metavar="NAME", help="packet format of the fabric (default: the fabric's)")
     common.add_argument(
         "--set",

@@ -120,7 +120,10 @@ def test_an_estimate_stands_where_the_run_would(
     assert re.findall(r"^packet-hops +([\d,]+), of which the engine does ([\d,]+)$", out, re.M)[0] == ("96", "48")
     assert re.findall(r"^measured +(all|the first) ", out, re.M) == ["all", "the first"]
     assert len(re.findall(r"^time +\d.*: .* to build its tables, .* in the engine$", out, re.M)) == 2
-    assert len(re.findall(r"^memory +\d+ MiB: process \d+ MiB, tables \d+ MiB, packets in flight ", out, re.M)) == 2
+    assert (
+        len(re.findall(r"^memory +[\d.]+ [MG]iB: process [\d.]+ [MG]iB, tables \d+ MiB, packets in flight ", out, re.M))
+        == 2
+    )
     assert "busbw" not in out
     assert "tiny latencies" not in out
     assert max(map(len, out.splitlines())) <= 80

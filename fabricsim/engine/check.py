@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine.layout import BANK_SHIFT, LATENCY_ROWS, NONE, NOT_YET, Routing, Rows, State, TimerKind
-from fabricsim.engine.state import is_relayed
+from fabricsim.engine.state import is_relayed, share_packets
 from fabricsim.errors import SelfCheckError
 from fabricsim.fabrics.network import Network, table_rows
 
@@ -39,7 +39,7 @@ def check(state: State, network: Network) -> None:
     require(len(np.unique(rows)) == len(rows) == len(state.packets), "packets were lost or are in two places")
     check_room(state, network, np.concatenate([waiting[~made], returning, held, merging]))
     check_backlogs(state)
-    check_packets(state, waiting)
+    check_packets(state, network, waiting)
     check_slots(state)
     check_ready_lists(state)
     check_rings(state)
@@ -136,17 +136,18 @@ def check_backlogs(state: State) -> None:
     require(bool((state.backlogs["queued_bytes"] == queued_bytes).all()), "a backlog is not the bytes of its queues")
 
 
-def check_packets(state: State, waiting: Int64) -> None:
+def check_packets(state: State, network: Network, waiting: Int64) -> None:
     """Hold the packets of every message, injected, on the way and delivered, against each other and the records."""
     messages, channels, domains = state.messages, state.channels, state.domains
-    per_share = messages["packets"].astype(np.int64)
+    per_share = share_packets(network, messages)
     left = state.counts["packets_left"].reshape(-1, max(1, len(messages)))
     delivered = (per_share - left).sum(axis=0) if len(messages) else per_share
     complete = ((left == 0) & (per_share > 0)).sum(axis=0) if len(messages) else per_share
     complete -= listed(state, "complete")
     require(bool((complete == messages["num_shares"] - messages["parts_left"]).all()), "a message counts wrong parts")
-    injected = injected_packets(state)
     arrived = np.bincount(state.packets["message"][waiting], minlength=len(messages))
+    # The shares of one message differ with weights: then their sum alone is held against the injection channels.
+    injected = injected_packets(state) if network.weights is None else delivered + arrived
     wrong = np.flatnonzero(relayed_packets(state, injected) != delivered + arrived)
     require(len(wrong) == 0, f"packets of message {wrong[:1]} were lost or doubled")
     retired = state.clock["retired_packets"][0]
@@ -161,6 +162,11 @@ def check_packets(state: State, waiting: Int64) -> None:
     ordered = (done["ready_ps"] <= done["first_injection_ps"]) & (done["first_injection_ps"] < done["complete_ps"])
     require(bool(ordered.all()), "a message was complete before it was injected, or injected before it was ready")
 
+    if state.clock["detours"][0] == 1:
+        second = np.arange(len(channels)) % 2 == 1
+        at_terminal = (channels["injector"][np.arange(len(channels)) & ~1] != NONE) | (channels["route_row"] == NONE)
+        entered = channels["packets"][second & at_terminal]
+        require(not entered.any(), "a packet entered or left the network by the vc of detours")
     # The outputs of a switch are consecutive.
     firsts = np.unique(channels["first_output"][channels["route_row"] != NONE])
     outputs = np.flatnonzero((channels["injector"] == NONE) & (len(firsts) > 0))

@@ -14,7 +14,7 @@ from fabricsim.engine import backends
 from fabricsim.engine.changes import Change, change_network
 from fabricsim.engine.layout import LATENCY_ROWS, NEVER, Code, Part, State
 from fabricsim.engine.stall import describe_stall
-from fabricsim.engine.state import LIMIT_PS, allocate, grow, is_plain
+from fabricsim.engine.state import LIMIT_PS, allocate, grow, is_plain, total_packets
 from fabricsim.engine.threads import Threads, threads_of_run
 from fabricsim.engine.warmup import compile_once
 from fabricsim.engine.work import BlockRecord, Sink, Work, record_of
@@ -112,14 +112,14 @@ class Simulation:
         self.work = Work(network, blocks, terminal_of_rank, seed)
         first = self.work.first
         self.state: State = self.work.begin(allocate(network, first.schedule, terminal_of_rank, seed, first.operation))
-        if self._changes and self.state.clock["num_groups"][0]:
-            raise ConfigError(
-                "a fault at a given time cannot meet in-network operations: leave out its time, or use a ring"
-            )
+        if self._changes:
+            refuse_untimed(network, self.state)
         self._halt_at_next_change()
         self._run = backends.load(self.kernel, plain=is_plain(self.state))
         self.threads = threads_of_run(threads, len(self.state.domains))
-        self.total_packets = total_packets(self.state) if self.num_tasks == len(first.schedule.tasks) else 0
+        self.total_packets = (
+            total_packets(network, self.state.messages) if self.num_tasks == len(first.schedule.tasks) else 0
+        )
         self.engine_s = 0.0
         self._latency_sum_ps = [0] * len(self.state.domains)
 
@@ -159,7 +159,7 @@ class Simulation:
             old, self.network = self.network, change.network.split_into_vcs()
             self.state = change_network(self.state, old, self.network, change.time_ps)
             self.state = self.work.change(self.state, self.network, change.time_ps)
-            self.total_packets = total_packets(self.state) if self.total_packets else 0
+            self.total_packets = total_packets(self.network, self.state.messages) if self.total_packets else 0
             self._halt_at_next_change()
         else:
             begin_s = time.perf_counter()
@@ -260,10 +260,15 @@ class Simulation:
         )
 
 
-def total_packets(state: State) -> int:
-    """Return how many packets the messages of a state are cut into."""
-    messages = state.messages
-    return int((messages["num_shares"].astype(np.int64) * messages["packets"]).sum())
+def refuse_untimed(network: Network, state: State) -> None:
+    """Raise ConfigError where no network may take the place of another amid a run."""
+    for found, what, remedy in (
+        (state.clock["num_groups"][0] > 0, "in-network operations", "use a ring"),
+        (network.detour_count is not None, "detours", "use another routing"),
+        (network.weights is not None, "planes with weights", "drop the weights"),
+    ):
+        if found:
+            raise ConfigError(f"a fault at a given time cannot meet {what}: leave out its time, or {remedy}")
 
 
 def run_schedule(

@@ -118,6 +118,8 @@ def fold(network: Network, schedules: Iterable[Schedule], terminal_of_rank: Int3
     """
     if network.num_planes == 1:
         return unfolded(network, "the fabric has one plane")
+    if network.weights is not None:
+        return unfolded(network, "planes have weights")
     plane_class = classes_of_planes(network)
     count = np.bincount(plane_class)
     if len(count) == network.num_planes:
@@ -186,7 +188,7 @@ def classes_of_planes(network: Network) -> Int64:
         switches = np.flatnonzero(network.switch_plane == plane)
         joined = slice(*np.searchsorted(member, [rows.start, rows.stop]))
         node_in_plane[num_terminals + switches] = num_terminals + np.arange(len(switches))
-        first, count = network.route_first[switches], network.route_count[switches]
+        first, count = network.route_first[switches], network.candidate_count[switches]
         routed = count > 0
         low, high = first[routed].min(initial=len(network.candidates)), (first + count)[routed].max(initial=0)
         tables = [
@@ -197,6 +199,7 @@ def classes_of_planes(network: Network) -> Int64:
             member[joined] - rows.start,
             in_bundle[joined],
             count,
+            network.route_count[switches],
             np.where(routed, first - low, 0),
             network.candidates[low:high] - rows.start,
         ]
@@ -233,6 +236,7 @@ def _planes_of(network: Network, keep: Bool) -> Network:
         node_names=tuple(name for name, stays in zip(network.node_names, keep_node.tolist(), strict=True) if stays),
         route_first=candidate[network.route_first[keep_switch]],
         route_count=network.route_count[keep_switch],
+        detour_count=None if network.detour_count is None else network.detour_count[keep_switch],
         candidates=channel[network.candidates[keep_candidate]],
         spray_start=network.spray_start[keep_channel],
         bundle_first=member[network.bundle_first],

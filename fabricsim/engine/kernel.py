@@ -107,6 +107,14 @@ def adapts(state: State) -> bool:
 
 
 @jit
+def kept_vc(state: State, channel: int) -> int:
+    """Return the virtual channel on which a packet that came by *channel* goes on, but 0 where candidates say it."""
+    if PLAIN or state.clock[0]["detours"] == 1:
+        return ZERO
+    return channel & vc_mask(state)
+
+
+@jit
 def server_of(state: State, channel: int) -> int:
     """Return the first virtual channel of the channel that *channel* belongs to, which is the server of all."""
     return channel & ~vc_mask(state)
@@ -238,9 +246,8 @@ def latency_bucket(state: State, domain: int, latency_ps: int) -> int:
 @jit
 def choose_output(state: State, channel: int, message: int, destination: int) -> int:
     """Route a packet that comes by *channel* at the switch at its end (docs/physics.md, section 6)."""
-    server = server_of(state, channel)
-    row = state.channels[server]
-    route = state.routes[row["route_row"] + destination]
+    row = state.channels[server_of(state, channel)]
+    route = state.routes[state.channels[channel]["route_row"] + destination]
     count = int64(route["count"])
     place = int64(route["first"])
     if count > 1:
@@ -250,7 +257,7 @@ def choose_output(state: State, channel: int, message: int, destination: int) ->
         else:
             choice = state.messages[message]["flow"]
         place += choice % count
-    return int64(row["first_output"]) + int64(state.candidates[place]["output"]) + channel - server
+    return int64(row["first_output"]) + int64(state.candidates[place]["output"]) + kept_vc(state, channel)
 
 
 @jit
@@ -769,33 +776,42 @@ def serve_output(state: State, domain: int, channel: int, until_ps: int) -> None
 
 
 @jit
+def backlog_of(state: State, output: int) -> int:
+    """Return the wire bytes that wait for *output*, of a detour counted twice: its way is about twice as long."""
+    server = server_of(state, output)
+    queued_bytes = state.backlogs[server]["queued_bytes"]
+    return 2 * queued_bytes + 1 if state.clock[0]["detours"] == 1 and output != server else queued_bytes
+
+
+@jit
 def adapt_output(state: State, domain: int, index: int) -> int:
     """Route a packet whose head arrives, after all that arrived before it (docs/physics.md, section 6)."""
     packet = state.packets[index]
     now_ps = packet["time_ps"]
-    server = server_of(state, int64(packet["channel"]))
-    vc = int64(packet["channel"]) - server
-    row = state.channels[server]
-    route = state.routes[int64(row["route_row"]) + int64(packet["destination"])]
+    came_by = int64(packet["channel"])
+    row = state.channels[server_of(state, came_by)]
+    route = state.routes[int64(state.channels[came_by]["route_row"]) + int64(packet["destination"])]
     count = int64(route["count"])
     first = int64(route["first"])
-    first_output = int64(row["first_output"])
+    first_output = int64(row["first_output"]) + kept_vc(state, came_by)
     if count == 1:
-        return first_output + int64(state.candidates[first]["output"]) + vc
+        return first_output + int64(state.candidates[first]["output"])
     choice = row["spray_counter"] % count
     row["spray_counter"] += 1
     most_bytes = NEVER
     for place in range(first, first + count):
         output = first_output + int64(state.candidates[place]["output"])
-        if state.wakes[output]["wake_ps"] < now_ps:
-            serve_output(state, domain, output, now_ps)
-        most_bytes = min(most_bytes, state.backlogs[output]["queued_bytes"])
-    most_bytes += ADAPTIVE_SLACK * state.durations[state.clock[0]["max_payload_bytes"]]["value"]
-    while state.backlogs[first_output + int64(state.candidates[first + choice]["output"])]["queued_bytes"] > most_bytes:
+        server = server_of(state, output)
+        if state.wakes[server]["wake_ps"] < now_ps:
+            serve_output(state, domain, server, now_ps)
+        most_bytes = min(most_bytes, backlog_of(state, output))
+    if state.clock[0]["detours"] == 0:
+        most_bytes += ADAPTIVE_SLACK * state.durations[state.clock[0]["max_payload_bytes"]]["value"]
+    while backlog_of(state, first_output + int64(state.candidates[first + choice]["output"])) > most_bytes:
         choice += 1
         if choice == count:
             choice = ZERO
-    return first_output + int64(state.candidates[first + choice]["output"]) + vc
+    return first_output + int64(state.candidates[first + choice]["output"])
 
 
 @jit
@@ -1018,6 +1034,17 @@ def handle_timer(state: State, terminal: int) -> None:
 
 
 @jit
+def share_bytes_of(state: State, injector: int, message: int) -> int:
+    """Return what the share of a message that an injector sends is cut and timed as (docs/physics.md, section 7)."""
+    bytes_ = int64(state.messages[message]["share_bytes"])
+    if PLAIN or state.messages[message]["weights"] == 0:
+        return bytes_
+    weights = int64(state.messages[message]["weights"])
+    weight = int64(state.injectors[injector]["weight"])
+    return bytes_ // weights * weight + (bytes_ % weights * weight + weights - 1) // weights
+
+
+@jit
 def fill_slots(state: State, domain: int, injector: int) -> None:
     """Let ready shares take the free slots.
 
@@ -1047,7 +1074,7 @@ def fill_slots(state: State, domain: int, injector: int) -> None:
             taken_ps = max(taken_ps, shares[index]["until_ps"])
         share = shares[index]
         share["until_ps"] = taken_ps + state.clock[0]["message_overhead_ps"]
-        share["bytes_left"] = message["share_bytes"]
+        share["bytes_left"] = share_bytes_of(state, injector, message_index)
         share["message"] = message_index
         share["destination"] = message["destination"]
         share["vc"] = message["vc"]

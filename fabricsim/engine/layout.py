@@ -64,6 +64,9 @@ class Routing(IntEnum):
     SPRAY = 0
     DETERMINISTIC = 1
     ADAPTIVE = 2
+    # These choose alike; that there are detours is another word of the clock.
+    VALIANT = SPRAY
+    UGAL = ADAPTIVE
 
 
 class Arbitration(IntEnum):
@@ -134,6 +137,8 @@ TABLES = (
             Field("num_domains", "i8", ""),
             Field("num_messages", "i8", "rows of messages: parts has so many per plane"),
             Field("routing", "i8", "a Routing"),
+            Field("weighted", "i8", "1 if planes have weights"),
+            Field("detours", "i8", "1 if candidates say by which virtual channel a packet goes on"),
             Field("max_payload_bytes", "i8", "payload of a full packet"),
             Field("message_overhead_ps", "i8", "wait of a share in its slot"),
             Field("limit_ps", "i8", "the run ends before this time"),
@@ -348,7 +353,11 @@ TABLES = (
         "candidates",
         "candidate_row",
         "outputs, in the order of the fabric",
-        (Field("output", "u4", "counted from the first output of the switch"),),
+        (
+            Field(
+                "output", "u4", "counted from the first output of the switch; with detours one of its virtual channels"
+            ),
+        ),
     ),
     Table(
         "injectors",
@@ -361,6 +370,7 @@ TABLES = (
             Field("bundle", "u4", ""),
             Field("position", "u4", "of its plane in the bundle"),
             Field("injection_row", "u4", "durations[row + payload] is the injection time"),
+            Field("weight", "u4", "of its plane among those of the bundle, where planes have weights"),
             Field("fresh_slots", "u4", "slots that were never taken"),
             Field("freed_first", "u4", "shares that have left their slots, in the order of the time they did"),
             Field("freed_last", "u4", "the last of them"),
@@ -433,7 +443,9 @@ TABLES = (
             Field("first_injection_ps", "i8", "recorded: start of the first packet"),
             Field("sent_ps", "i8", "end of the injection time of the last packet"),
             Field("complete_ps", "i8", "recorded: last delivery"),
-            Field("share_bytes", "i8", "each share is cut and timed as this many; 0: none is injected"),
+            Field(
+                "share_bytes", "i8", "each share is cut and timed as this many, with weights all; 0: none is injected"
+            ),
             Field("shares_left", "u4", "not yet sent"),
             Field("parts_left", "u4", "shares that are not yet complete"),
             Field("next_ready", "u4", "next message of the bundle's ready list"),
@@ -449,8 +461,9 @@ TABLES = (
             Field("waiting", "u4", "waits that are not over: its task's start and messages"),
             Field("first_place", "u4", "the rings that first_plane counts in: their first row of places"),
             Field("vc", "u4", "virtual channel on which it travels"),
-            Field("packets", "u4", "delivered of each share"),
+            Field("packets", "u4", "delivered of each share, where these are alike"),
             Field("group", "u4", "the in-network operation that it is part of, or NONE"),
+            Field("weights", "u4", "sum of the weights of its planes, 0 where its shares are alike"),
             Field("after_sent_first", "u4", "followers released when it is sent: first row of followers"),
             Field("after_sent_count", "u4", ""),
             Field("after_complete_first", "u4", "followers released when it is complete"),

@@ -81,6 +81,8 @@ def allocate(
     clock["num_terminals"] = network.num_terminals
     clock["num_messages"] = len(messages)
     clock["routing"] = Routing[network.routing.upper()]
+    clock["detours"] = network.vcs_per_switch > 1
+    clock["weighted"] = network.weights is not None
     clock["max_payload_bytes"] = network.packet.max_payload_bytes
     clock["message_overhead_ps"] = network.endpoint.message_overhead_ps
     clock["limit_ps"] = LIMIT_PS
@@ -122,7 +124,7 @@ def allocate(
     injectors["domain"] = network.channels.plane[injectors["channel"]] if defers else 0
     shares = share_rows(network, domains, injectors, int(np.count_nonzero(messages["share_bytes"])))
     counts = part_rows("counts", network, len(messages))
-    counts["packets_left"].reshape(network.num_planes, -1)[:] = messages["packets"]
+    counts["packets_left"].reshape(network.num_planes, -1)[:] = share_packets(network, messages)
     groups, contributions, merges = group_rows(network, schedule, cut)
     arbiters = rows("arbiters", len(channels))
     arbiters["picked"] = NONE
@@ -184,7 +186,7 @@ def window_shift(network: Network) -> int:
 def is_plain(state: State) -> bool:
     """Tell whether the kernel that is compiled for plain fabrics may run *state*."""
     clock = state.clock[0]
-    stays = clock["halt_ps"] == NEVER and clock["num_groups"] == 0
+    stays = clock["halt_ps"] == NEVER and clock["num_groups"] == 0 and clock["weighted"] == 0
     return bool(stays and clock["vc_mask"] == 0 and clock["routing"] != Routing.ADAPTIVE)
 
 
@@ -334,6 +336,8 @@ def channel_rows(network: Network, durations: Durations, defers: bool, seed: int
     injectors["channel"] = channel[order]
     injectors["bundle"] = bundle[order]
     injectors["position"] = order - network.bundle_first[bundle[order]]
+    if network.weights is not None:
+        injectors["weight"] = network.weights[injectors["channel"]]
     injectors["injection_row"] = durations.injection_row[injectors["channel"]]
     injectors["fresh_slots"] = network.endpoint.slots
     injectors["wait_end_ps"] = NEVER
@@ -392,7 +396,7 @@ def limit_starts(network: Network, domains: Rows, starts: Int64, defers: bool) -
     if not defers:
         at_terminal = np.bincount(network.channels.source_node, weights=starts)[: network.num_terminals]
         domains["max_starts"] = max(int(starts.max()), int(at_terminal.max()))
-    if network.routing == "adaptive":  # a choice brings all outputs of its switch up to date
+    if Routing[network.routing.upper()] == Routing.ADAPTIVE:  # a choice brings all outputs of its switch up to date
         at_switch = np.bincount(network.channels.source_node, weights=starts)[network.num_terminals :]
         domains["max_starts"] = np.maximum(domains["max_starts"], int(at_switch.max(initial=0)))
     domains["first_key"] = np.arange(len(domains)) * scratch_rows(network, starts)
@@ -420,14 +424,6 @@ def part_rows(name: str, network: Network, num_messages: int) -> Rows:
     """Return a zeroed table by part: plane by plane, a row per message."""
     count = network.num_planes * num_messages
     return rows(name, count)[:count]
-
-
-def shortest_payload(network: Network, messages: Rows) -> int:
-    """Return the shortest payload of a packet, but of in-network operations, whose packets are alike."""
-    full_bytes = network.packet.max_payload_bytes
-    share_bytes = messages["share_bytes"][(messages["share_bytes"] > 0) & (messages["group"] == NONE)]
-    last = share_bytes - (share_bytes - 1) // full_bytes * full_bytes
-    return int(last.min(initial=full_bytes))
 
 
 def rows_per_start(schedule: Schedule) -> int:
@@ -474,6 +470,47 @@ def group_rows(network: Network, schedule: Schedule, cut: Cut) -> tuple[Rows, Ro
     )
 
 
+def share_sizes(network: Network, messages: Rows) -> Int64:
+    """Return what each share of the messages is cut as; shape (messages,), with weights (planes, messages)."""
+    share_bytes: Int64 = messages["share_bytes"]
+    if network.weights is None:
+        return share_bytes
+    weight = np.zeros((len(network.bundle_first) - 1, network.num_planes), np.int64)
+    bundle = np.repeat(np.arange(len(weight)), np.diff(network.bundle_first))
+    member = network.bundle_channels
+    weight[bundle, network.channels.plane[member]] = network.weights[member]
+    of_pair = weight[network.bundle_index[messages["source"], messages["destination"]]].T
+    weights = messages["weights"].astype(np.int64)
+    whole, rest = np.divmod(share_bytes, np.maximum(weights, 1))
+    weighted = whole * of_pair - (-rest * of_pair // np.maximum(weights, 1))
+    return np.where(weights > 0, weighted, share_bytes)
+
+
+def share_packets(network: Network, messages: Rows) -> Int64:
+    """Return how many packets of each share of the messages are delivered, in the shape of ``share_sizes``."""
+    if network.weights is None:
+        return messages["packets"].astype(np.int64)
+    packets: Int64 = -(-share_sizes(network, messages) // network.packet.max_payload_bytes)
+    return packets
+
+
+def total_packets(network: Network, messages: Rows) -> int:
+    """Return how many packets the messages are cut into."""
+    packets = share_packets(network, messages)
+    if packets.ndim == 1:
+        return int((messages["num_shares"] * packets).sum())
+    return int(np.where(messages["weights"] > 0, packets.sum(axis=0), messages["num_shares"] * packets[0]).sum())
+
+
+def shortest_payload(network: Network, messages: Rows) -> int:
+    """Return the shortest payload of a packet, but of in-network operations, whose packets are alike."""
+    full_bytes = network.packet.max_payload_bytes
+    share_bytes = share_sizes(network, messages)
+    share_bytes = share_bytes[(share_bytes > 0) & (messages["group"] == NONE)]
+    last = share_bytes - (share_bytes - 1) // full_bytes * full_bytes
+    return int(last.min(initial=full_bytes))
+
+
 def starts_per_window(duration_ps: Int64, shift: int) -> Int64:
     """Return the most packets that channels of the given shortest serialization can start in one window.
 
@@ -495,7 +532,8 @@ def route_rows(network: Network) -> tuple[Rows, Rows, Int64, Int64]:
     # The outputs of a switch are consecutive.
     first_output = np.full(network.num_nodes, len(network.channels))
     np.minimum.at(first_output, network.channels.source_node, np.arange(len(network.channels)))
-    first_output = first_output[network.num_terminals :]
+    # All outputs of a switch are the first one's of its rows.
+    first_output = np.repeat(first_output[network.num_terminals :: network.vcs_per_switch], network.vcs_per_switch)
     # Distinct candidate lists first: a switch has far fewer of them than destinations.
     pair = (network.route_first.astype(np.int64) << 32) | network.route_count
     _, where, pair = np.unique(pair.reshape(-1), return_index=True, return_inverse=True)
@@ -552,6 +590,10 @@ def message_rows(network: Network, schedule: Schedule, terminal_of_rank: Int32, 
     messages["ready_ps"] = messages["complete_ps"] = NOT_YET
     messages["first_injection_ps"] = NEVER
     messages["share_bytes"] = share_bytes
+    if network.weights is not None:
+        of_bundle = np.add.reduceat(network.weights[network.bundle_channels], network.bundle_first[:-1])
+        messages["weights"] = np.where(moves & (num_shares == planes), of_bundle[bundle], 0)
+        messages["share_bytes"] = np.where(messages["weights"] > 0, size, share_bytes)
     messages["flow"] = hash_words(seed, FLOW, src, dst)
     messages["number"] = (operation << 32) | index
     messages["source"], messages["destination"] = src, dst

@@ -26,10 +26,12 @@ from fabricsim.engine.state import (
     part_rows,
     rows,
     scratch_rows,
+    share_packets,
     share_rows,
     shortest_payload,
     starts_per_window,
     task_rows,
+    total_packets,
 )
 from fabricsim.errors import SelfCheckError
 from fabricsim.fabrics.network import Network
@@ -181,7 +183,8 @@ class Work:
         successors["task"] += first["tasks"]
         successors["next"] += np.where(successors["next"] == NONE, 0, first["successors"]).astype(np.uint32)
         state.messages[place["messages"]] = messages
-        state.counts["packets_left"].reshape(network.num_planes, -1)[:, place["messages"]] = messages["packets"]
+        counts_left = state.counts["packets_left"].reshape(network.num_planes, -1)
+        counts_left[:, place["messages"]] = share_packets(network, messages)
         state.followers[place["followers"]] = followers
         state.tasks[place["tasks"]] = tasks
         state.sends[place["sends"]] = sends
@@ -362,7 +365,7 @@ class Work:
         for one in ended:
             gone[one.rows["messages"]] = True
             mine = state.messages[one.rows["messages"]]
-            state.clock["retired_packets"] += int((mine["num_shares"].astype(np.int64) * mine["packets"]).sum())
+            state.clock["retired_packets"] += total_packets(self._network, mine)
         unlink(state, gone)
         counts = state.counts.reshape(self._network.num_planes, -1)
         for one in ended:

@@ -405,25 +405,36 @@ def _rerouted(network: Network) -> Network:
 def _without_dead_ends(network: Network, switches: Int64) -> tuple[Network, Bool]:
     """Leave each of these switches the candidates from which a way still leads to the destination.
 
-    Also tells from which nodes which terminals can be reached: shape (nodes, terminals).
+    Also tells from which nodes which terminals can be reached: shape (nodes, terminals). Of a detour the way that leads
+    on from its end is one without a further detour there.
     """
     channels, num_terminals = network.channels, network.num_terminals
     reach = np.zeros((network.num_nodes, num_terminals), np.bool_)
     np.fill_diagonal(reach, True)
-    reach[num_terminals:] = network.route_count > 0
+    reach[num_terminals:] = network.candidate_count > 0
     reach[num_terminals + switches] = False
-    count = network.route_count[switches].ravel()
+    count = network.candidate_count[switches].ravel()
     channel = network.candidates[table_rows(network.route_first[switches].ravel(), count)]
     pair = np.repeat(np.arange(len(count)), count)  # of a switch and a destination
     node, target = num_terminals + switches[pair // num_terminals], pair % num_terminals
-    leads = ~channels.dead[channel] & reach[channels.target_node[channel], target]
+    minimal = network.route_count[switches].ravel()
+    is_detour = table_rows(np.zeros_like(count), count) >= minimal[pair]
+    reach_minimally = reach.copy()
+    leads = np.zeros(len(channel), np.bool_)
     while True:
-        reach[node[leads], target[leads]] = True
-        further = ~channels.dead[channel] & reach[channels.target_node[channel], target]
+        onward = np.where(
+            is_detour,
+            reach_minimally[channels.target_node[channel], target],
+            reach[channels.target_node[channel], target],
+        )
+        further = ~channels.dead[channel] & onward
         if np.array_equal(further, leads):
             break
         leads = further
+        reach[node[leads], target[leads]] = True
+        reach_minimally[node[leads & ~is_detour], target[leads & ~is_detour]] = True
     left = np.bincount(pair[leads], minlength=len(count))
+    minimal_left = np.bincount(pair[leads & ~is_detour], minlength=len(count))
     channel, pair = channel[leads], pair[leads]
     # A list of candidates that has become shorter stands behind all others, once per switch.
     width = int(left.max(initial=0))
@@ -438,10 +449,15 @@ def _without_dead_ends(network: Network, switches: Int64) -> tuple[Network, Bool
     begins = len(network.candidates) + np.cumsum(length) - length
     route_first, route_count = network.route_first.copy(), network.route_count.copy()
     place = switches[shorter // num_terminals], shorter % num_terminals
-    route_count[place] = left[shorter]
+    route_count[place] = minimal_left[shorter]
     route_first[place] = np.where(left[shorter] > 0, begins[which.reshape(-1)], 0)
     candidates = np.concatenate([network.candidates, distinct[distinct >= 0]]).astype(np.int32)
-    return replace(network, route_first=route_first, route_count=route_count, candidates=candidates), reach
+    network = replace(network, route_first=route_first, route_count=route_count, candidates=candidates)
+    if network.detour_count is not None:
+        detour_count = network.detour_count.copy()
+        detour_count[place] = (left - minimal_left)[shorter]
+        network = replace(network, detour_count=detour_count)
+    return network, reach
 
 
 def _with_live_bundles(network: Network, in_faulty_plane: Bool, reach: Bool) -> Network:

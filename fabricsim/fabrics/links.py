@@ -14,16 +14,20 @@ from fractions import Fraction
 import numpy as np
 
 from fabricsim.errors import ConfigError, unknown
-from fabricsim.fabrics.network import Channels, Endpoint, Int64, Network, PacketFormat
+from fabricsim.fabrics.network import Channels, Endpoint, Int64, Network, PacketFormat, VirtualChannels
 from fabricsim.fabrics.topologies import (
+    DETOUR_ROUTINGS,
     ROUTINGS,
     Link,
+    check_acyclic,
     check_common,
+    check_count,
     check_link,
     check_rate,
     check_table,
     check_terminals,
     int32,
+    refuse_no_detours,
     spray_starts,
 )
 
@@ -73,24 +77,29 @@ def linked(
     routing: str,
     copy_ps_per_byte: Fraction | None,
     ejection_ps_per_byte: Fraction | None,
+    weights: Mapping[str, int] | None = None,
 ) -> Network:
     """Build a network from its links, each one channel per direction.
 
     A terminal is a node of the level ``terminal_name``, any other node a switch. ``classes`` has a ``Link`` for every
-    channel class ``<level>-<level>`` that occurs.
+    channel class ``<level>-<level>`` that occurs. ``weights`` are those of planes, by the classes of the channels that
+    lead into them from terminals; what is not in it has weight 1.
 
     ``copy_ps_per_byte`` and ``ejection_ps_per_byte`` are of a whole terminal (``None`` does not limit). Raises
     ``ConfigError`` for anything that cannot run: it names the node, link or pair and the remedy.
     """
     check_common(name, packet, endpoint)
     check_terminals(name, num_terminals)
-    if routing not in ROUTINGS:
-        raise ConfigError(f"{name}: {unknown('routing', routing, ROUTINGS)}")
+    if routing not in ROUTINGS + DETOUR_ROUTINGS:
+        raise ConfigError(f"{name}: {unknown('routing', routing, ROUTINGS + DETOUR_ROUTINGS)}")
     for class_name, link in classes.items():
         check_link(name, class_name, link, packet)
+    for class_name, weight in (weights or {}).items():
+        check_count(name, f"the weight of channel class {class_name}", weight)
     wiring = _Wiring.of(name, terminal_name, num_terminals, links, list(classes))
     check_table(name, "route entries", wiring.num_switches * num_terminals)
-    routes = _Routes.of(wiring)
+    detours = routing in DETOUR_ROUTINGS
+    routes = _Routes.of(wiring, detours)
     bundles = _Bundles.of(name, wiring, routes)
     network = Network(
         name=name,
@@ -110,7 +119,17 @@ def linked(
         packet=packet,
         endpoint=endpoint,
         routing=routing,
+        vcs=VirtualChannels(2 if detours else 1),
+        detour_count=int32(routes.detour_count) if detours else None,
+        weights=np.array([weights.get(kind, 1) for kind in classes])[wiring.channel_class] if weights else None,
     )
+    if weights and (np.diff(bundles.first) == 1).all():
+        raise ConfigError(
+            f"{name}: {', '.join(weights)} have a weight, but no message has a choice of planes; drop the weights"
+        )
+    if detours:
+        refuse_no_detours(network)
+        check_acyclic(network)
     network.spray_start[:] = spray_starts(network)
     return network
 
@@ -201,16 +220,18 @@ def _planes(num_nodes: int, num_terminals: int, ends: Int64) -> Int64:
 class _Routes:
     """``hops[n, d]``: channels from node n to terminal d over switches, 0 at d; a large number where no way leads.
 
-    ``first`` and ``count``, of shape (switches, terminals), are ranges of ``candidates``.
+    ``first`` and ``count``, of shape (switches, terminals), are ranges of ``candidates``; after each stand its
+    ``detour_count`` detours, to switches that are as near to the terminal.
     """
 
     hops: Int64
     first: Int64
     count: Int64
+    detour_count: Int64
     candidates: Int64
 
     @classmethod
-    def of(cls, wiring: _Wiring) -> _Routes:
+    def of(cls, wiring: _Wiring, detours: bool) -> _Routes:
         num_terminals, num_switches = wiring.num_terminals, wiring.num_switches
         num_nodes = num_terminals + num_switches
         far = num_nodes + 1
@@ -223,14 +244,21 @@ class _Routes:
             np.minimum.at(hops, source, np.where(hops[target] < far, hops[target] + 1, far))
             if np.array_equal(before, hops):
                 break
-        shortens = (hops[target] < far) & (hops[target] + 1 == hops[source])
-        channel, terminal = np.nonzero(shortens)
+        channel, terminal = np.nonzero((hops[source] < far) & (hops[target] < hops[source] + detours))
         pair = (source[channel] - num_terminals) * num_terminals + terminal
-        order = np.argsort(pair, kind="stable")
-        count = np.bincount(pair, minlength=num_switches * num_terminals)
-        first = np.cumsum(count) - count
+        is_detour = hops[target[channel], terminal] == hops[source[channel], terminal]
+        order = np.lexsort((is_detour, pair))  # in the order of the fabric, detours last
+        of_pair = np.bincount(pair, minlength=num_switches * num_terminals)
+        detour_count = np.bincount(pair[is_detour], minlength=num_switches * num_terminals)
+        first = np.cumsum(of_pair) - of_pair
         shape = (num_switches, num_terminals)
-        return cls(hops, first.reshape(shape), count.reshape(shape), inner[channel[order]])
+        return cls(
+            hops,
+            first.reshape(shape),
+            (of_pair - detour_count).reshape(shape),
+            detour_count.reshape(shape),
+            inner[channel[order]],
+        )
 
 
 @dataclass(frozen=True)

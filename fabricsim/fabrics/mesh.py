@@ -3,20 +3,25 @@
 Every terminal has a forwarding switch of its own, which holds its links to its neighbours: 2D and 4D meshes of UB-Mesh
 (arXiv 2503.20377) are of this kind. Routes go dimension by dimension, at most one link in each, so a channel of one
 dimension is followed by channels of later ones alone and no vc is needed to break a cycle (Dally and Seitz 1987).
+
+With detours a dimension takes up to two links, the first on vc 1 and the second on vc 0: dimension by dimension, and in
+each vc 1 before vc 0, no cycle can form either. McDonald, Isaev, Flores, Davis and Kim ("Practical and efficient
+incremental adaptive routing for HyperX networks", SC 2019) call this way DimWAR.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 
 import numpy as np
 
 from fabricsim.errors import ConfigError
-from fabricsim.fabrics.network import Endpoint, Int64, Network, PacketFormat
+from fabricsim.fabrics.network import Endpoint, Int64, Network, PacketFormat, VirtualChannels
 from fabricsim.fabrics.topologies import (
+    DETOUR_ROUTINGS,
     Link,
     channel_table,
     check_common,
@@ -25,7 +30,9 @@ from fabricsim.fabrics.topologies import (
     check_table,
     check_terminals,
     int32,
+    refuse_no_detours,
     share,
+    spray_starts,
 )
 
 
@@ -50,13 +57,15 @@ def mesh(
     endpoint: Endpoint,
     copy_ps_per_byte: Fraction | None,
     ejection_ps_per_byte: Fraction | None,
+    routing: str = "deterministic",
 ) -> Network:
     """Build a full mesh of any number of dimensions, in one plane.
 
     The product of the dimensions' sizes is the number of terminals; neighbours in number stand on one line of the
     first dimension. ``up`` and ``down`` join a terminal to its switch. Channel classes are ``<terminal>-<switch>``,
     ``<switch>-<dimension>`` for each and ``<switch>-<terminal>``. A switch lists its channel to its terminal, then
-    those of each dimension in the order of their targets.
+    those of each dimension in the order of their targets. ``routing`` is one of the two with detours; any other one
+    has nothing to choose, for without them each pair has one path.
 
     ``copy_ps_per_byte`` and ``ejection_ps_per_byte`` are of a whole terminal (``None`` does not limit). Raises
     ``ConfigError`` for anything that cannot run: it names the channel class, the value and the remedy.
@@ -100,7 +109,7 @@ def mesh(
     bundle_index = np.repeat(terminals[:, None], num_terminals, axis=1)
     np.fill_diagonal(bundle_index, -1)
     num_channels = num_terminals * (1 + num_outputs)
-    return Network(
+    network = Network(
         name=name,
         num_terminals=num_terminals,
         num_switches=num_terminals,
@@ -124,8 +133,35 @@ def mesh(
         bundle_channels=int32(terminals),
         packet=packet,
         endpoint=endpoint,
-        routing="deterministic",  # each pair has one path
+        routing=routing,
     )
+    return _with_detours(network, sizes) if routing in DETOUR_ROUTINGS else network
+
+
+def _with_detours(network: Network, sizes: Sequence[int]) -> Network:
+    """Let each candidate be followed by the other outputs of its dimension, which are detours."""
+    num_terminals, num_outputs = network.num_terminals, 1 + sum(size - 1 for size in sizes)
+    check_table(network.name, "candidates", num_terminals * (1 + sum((size - 1) ** 2 for size in sizes)))
+    outputs = [np.zeros(1, np.int64)]  # by minimal output: itself, then its detours, counted from the switch's first
+    first = 1
+    for size in sizes:
+        line = np.arange(first, first + size - 1)
+        outputs += [np.concatenate([[own], line[line != own]]) for own in line]
+        first += size - 1
+    length = np.array([len(row) for row in outputs])
+    begin = np.cumsum(length) - length
+    switches = np.arange(num_terminals)[:, None]
+    first_output = num_terminals + switches * num_outputs
+    minimal = network.route_first - first_output
+    network = replace(
+        network,
+        route_first=int32(switches * int(length.sum()) + begin[minimal]),
+        candidates=int32((first_output + np.concatenate(outputs)).ravel()),
+        vcs=VirtualChannels(2),
+        detour_count=int32(length[minimal] - 1),
+    )
+    refuse_no_detours(network)
+    return replace(network, spray_start=spray_starts(network))
 
 
 def _classes(num_terminals: int, of_outputs: Sequence[int]) -> Int64:

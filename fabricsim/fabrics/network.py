@@ -127,7 +127,8 @@ class Network:
     Routing. At switch ``s`` a packet for terminal ``d`` has the candidates
     ``candidates[route_first[r, d] : route_first[r, d] + route_count[r, d]]`` with ``r = s - num_terminals``:
     channel numbers in the order of the fabric. ``spray_start[c]`` is the first value of the spray counter
-    of input channel ``c`` (0 where it never has a choice).
+    of input channel ``c`` (0 where it never has a choice). Where there are detours the ``detour_count[r, d]``
+    candidates after these are further ones, for packets that came by vc 0; they are taken on vc 1, all others on vc 0.
 
     Bundles. ``bundle_index[s, d]`` names the bundle of injection channels over which terminal ``s`` stripes
     its messages to ``d`` (-1 on the diagonal, and where no way leads): ``bundle_channels[bundle_first[b] :
@@ -156,9 +157,12 @@ class Network:
     bundle_channels: Int32
     packet: PacketFormat
     endpoint: Endpoint
-    routing: str  # "spray", "deterministic" or "adaptive"
+    routing: str  # "spray", "deterministic", "adaptive", "valiant" or "ugal"
     vcs: VirtualChannels = VirtualChannels()
     reduction_ps_per_byte: Fraction | None = None
+    detour_count: Int32 | None = None  # shape of route_count; None: there are none
+    weights: Int64 | None = None  # per channel, of its plane among those of a bundle; None: all planes are alike
+    vcs_per_switch: int = 1  # 2 where a switch is two rows of the routes, one for packets of each vc: see `by_vc`
 
     @property
     def num_nodes(self) -> int:
@@ -193,20 +197,71 @@ class Network:
         plane[self.channels.target_node] = self.channels.plane
         return plane[self.num_terminals :]
 
+    @property
+    def candidate_count(self) -> Int32:
+        """Candidates of a packet that came by vc 0, detours and all; shape (switches, terminals)."""
+        return self.route_count if self.detour_count is None else self.route_count + self.detour_count
+
+    @cached_property
+    def by_vc(self) -> Network:
+        """The network in which no route depends on the vc by which a packet came: split, if there are detours."""
+        return self if self.detour_count is None else self.split_into_vcs()
+
     def split_into_vcs(self) -> Network:
         """Return the network with a row of the channel table per virtual channel, those of a channel in order.
 
         Links to a channel lead to its first virtual channel. ``place`` stays that of the channel, for all its rows.
+        Where there are detours a switch becomes two, one for what comes by each vc; all its outputs are the first's.
         """
-        channels, count = self.channels, self.vcs.count
-        if count == 1:
+        if self.vcs.count == 1:
             return self
+        split = self._with_rows_per_vc()
+        return split if self.detour_count is None else split._with_switches_per_vc(self, self.detour_count)
+
+    def _with_rows_per_vc(self) -> Network:
+        channels, count = self.channels, self.vcs.count
         return replace(
             self,
             channels=Channels(**{one.name: np.repeat(getattr(channels, one.name), count) for one in fields(channels)}),
             candidates=self.candidates * count,
             spray_start=np.repeat(self.spray_start, count),
+            weights=None if self.weights is None else np.repeat(self.weights, count),
             bundle_channels=self.bundle_channels * count,
+        )
+
+    def _with_switches_per_vc(self, whole: Network, detour_count: Int32) -> Network:
+        """Give each switch of a network of split channels a row of routes per vc, as the routes of *whole* say."""
+        num_terminals, count, channels = self.num_terminals, self.vcs.count, self.channels
+        # Packets that came by vc 0 have all candidates, those that came by vc 1 the first of the same lists. Three
+        # numbers as one: rows of several would be sorted as bytes, ten times slower.
+        code = whole.route_first.astype(np.int64) << 32 | whole.route_count.astype(np.int64) << 16 | detour_count
+        lists, which = np.unique(code, return_inverse=True)
+        first, minimal, detours = lists >> 32, lists >> 16 & 0xFFFF, lists & 0xFFFF
+        which = which.reshape(code.shape)
+        size = minimal + detours
+        begin = np.cumsum(size) - size
+        rows = table_rows(first, size)
+        is_detour = rows - np.repeat(first, size) >= np.repeat(minimal, size)
+
+        def per_vc(node: Int32, vc: npt.NDArray[np.integer]) -> Int32:
+            switch = num_terminals + (node - num_terminals) * count + vc
+            return np.where(node < num_terminals, node, switch).astype(np.int32)
+
+        terminal_names, switch_names = self.node_names[:num_terminals], self.node_names[num_terminals:]
+        return replace(
+            self,
+            num_switches=self.num_switches * count,
+            channels=replace(
+                channels,
+                source_node=per_vc(channels.source_node, np.zeros(1, np.int32)),
+                target_node=per_vc(channels.target_node, np.arange(len(channels)) % count),
+            ),
+            node_names=(*terminal_names, *(name for name in switch_names for _ in range(count))),
+            route_first=np.repeat(begin[which], count, axis=0).astype(np.int32),
+            route_count=np.stack([size[which], minimal[which]], axis=1).reshape(-1, num_terminals).astype(np.int32),
+            candidates=(whole.candidates[rows] * count + is_detour).astype(np.int32),
+            detour_count=None,
+            vcs_per_switch=count,
         )
 
     def channel_name(self, channel: int) -> str:
@@ -228,6 +283,8 @@ def channels_between(network: Network, source: Int64, target: Int64) -> Bool:
 
     Each pair needs a bundle.
     """
+    num_vcs = network.by_vc.vcs_per_switch
+    network = network.by_vc
     channels, num_terminals = network.channels, network.num_terminals
     crossed = np.zeros(len(channels), np.bool_)
     passed = np.zeros((network.num_nodes, num_terminals), np.bool_)
@@ -245,4 +302,5 @@ def channels_between(network: Network, source: Int64, target: Int64) -> Bool:
         count = network.route_count[switch, target]
         channel = network.candidates[table_rows(network.route_first[switch, target], count)]
         target = np.repeat(target, count)
-    return crossed
+    by_channel: Bool = np.logical_or.reduce(crossed.reshape(-1, num_vcs), axis=1)
+    return by_channel

@@ -48,12 +48,15 @@ def put_together(name: str, terminal_name: str, num_terminals: int, parts: Seque
 
     route_first = np.zeros((num_switches, num_terminals), np.int64)
     route_count = np.zeros((num_switches, num_terminals), np.int64)
+    detour_count = np.zeros((num_switches, num_terminals), np.int64)
     bundle_index = np.full((num_terminals, num_terminals), -1, np.int64)
     for index, part in enumerate(parts):
         network = part.network
         rows = first_switch[index] + np.arange(network.num_switches)[:, None]
         route_first[rows, part.terminals] = network.route_first + first_candidate[index]
         route_count[rows, part.terminals] = network.route_count
+        if network.detour_count is not None:
+            detour_count[rows, part.terminals] = network.detour_count
         pairs = part.terminals[:, None], part.terminals
         is_first = (bundle_index[pairs] < 0) & (network.bundle_index >= 0)
         bundle_index[pairs] = np.where(is_first, network.bundle_index + first_bundle[index], bundle_index[pairs])
@@ -88,12 +91,22 @@ def put_together(name: str, terminal_name: str, num_terminals: int, parts: Seque
         bundle_first=int32(np.append(0, np.cumsum(sizes))),
         bundle_channels=in_whole([network.bundle_channels for network in networks]),
         routing=routing,
+        vcs=max((network.vcs for network in networks), key=lambda vcs: vcs.count),
+        detour_count=int32(detour_count) if detour_count.any() else None,
+        weights=_weights(networks)[order] if any(network.weights is not None for network in networks) else None,
     )
 
 
 def _firsts(counts: Sequence[int]) -> Int64:
     """Give the number of the first of each part's things where they are counted part after part."""
     return np.cumsum([0, *counts[:-1]], dtype=np.int64)
+
+
+def _weights(networks: Sequence[Network]) -> Int64:
+    """Give the weights of all channels, part after part; 1 in a part without."""
+    return np.concatenate(
+        [np.ones(len(one.channels), np.int64) if one.weights is None else one.weights for one in networks]
+    )
 
 
 def _channels(parts: Sequence[Part], first_switch: Int64, class_names: Sequence[str]) -> Channels:

@@ -40,7 +40,16 @@ from fabricsim.fabrics.mesh import Dimension, mesh
 from fabricsim.fabrics.network import Endpoint, Network, PacketFormat, Protocol, VirtualChannels
 from fabricsim.fabrics.overrides import put_in, refuse_unknown
 from fabricsim.fabrics.parts import package_and_racks
-from fabricsim.fabrics.topologies import ROUTINGS, Link, Tier, check_acyclic, check_link, clos, full_mesh
+from fabricsim.fabrics.topologies import (
+    DETOUR_ROUTINGS,
+    ROUTINGS,
+    Link,
+    Tier,
+    check_acyclic,
+    check_link,
+    clos,
+    full_mesh,
+)
 from fabricsim.units import parse_bandwidth, parse_bytes, parse_time_ps, ps_per_byte, split_quantity
 
 UNLIMITED = "unlimited"
@@ -208,7 +217,7 @@ class DefaultsTable(Table):
     """``[defaults]``: what a run uses unless it is told otherwise. ``routing`` stands where there is a choice."""
 
     packet: Name
-    routing: Literal["spray", "deterministic", "adaptive"] | None = None
+    routing: Literal["spray", "deterministic", "adaptive", "valiant", "ugal"] | None = None
 
 
 class VcsTable(Table):
@@ -293,6 +302,7 @@ class LinkTable(Table):
     bandwidth: Bandwidth
     latency: Time
     buffer: Size
+    weight: Count | None = None
 
     def link(self) -> Link:
         """Give the numbers as the topologies take them."""
@@ -375,7 +385,7 @@ class FabricSpec(Table):
         except ConfigError as error:
             raise ConfigError(f"{origin}: {error}") from None
         if isinstance(spec.topology, LinksTable):
-            has_choice = bool((networks[0].route_count > 1).any()) or spec.scale_out is not None
+            has_choice = bool((networks[0].candidate_count > 1).any()) or spec.scale_out is not None
             if faults := list(spec._routing_faults(has_choice)):
                 raise refusal(origin, faults)
         return spec
@@ -410,12 +420,15 @@ class FabricSpec(Table):
         for name in ups:
             if name not in self.link:
                 yield Complaint(
-                    f"link.{name}", f"is missing; add a table [link.{name}] with {', '.join(LinkTable.model_fields)}"
+                    f"link.{name}", f"is missing; add a table [link.{name}] with bandwidth, latency, buffer"
                 )
         if self.defaults.packet not in self.packet:
             yield Complaint("defaults.packet", unknown("packet format", self.defaults.packet, self.packet))
         yield from self._contradictory_protocols()
         yield from self._contradictory_vcs()
+        yield from self._contradictory_weights()
+        if complaint := self._detour_fault(self._routing):
+            yield Complaint("defaults.routing", complaint)
         if not isinstance(topology, LinksTable):  # of which it shows when it is built
             tiers_choose = any(self.tier[tier].parents.exact > 1 for tier in self._tiers if tier in self.tier)
             yield from self._routing_faults(tiers_choose or self.scale_out is not None)
@@ -449,10 +462,41 @@ class FabricSpec(Table):
             yield Complaint(
                 "defaults.routing", f"is missing; switches have a choice here: one of {', '.join(ROUTINGS)}"
             )
-        if not has_choice and self.defaults.routing is not None:
+        if not has_choice and self.defaults.routing not in (None, *DETOUR_ROUTINGS):
             yield Complaint(
                 "defaults.routing", f"found {self.defaults.routing!r}, but each pair has one path per plane; drop it"
             )
+
+    def _contradictory_weights(self) -> Iterator[Complaint]:
+        """Find weights of what leads into no plane of its own."""
+        terminal, into_planes = self.terminal.name, set[str]()
+        if isinstance(self.topology, LinksTable):
+            ups, downs = link_classes(self.topology.nodes(terminal))
+            into_planes = {name for name in (*ups, *downs) if name.startswith(f"{terminal}-")} - {
+                f"{terminal}-{terminal}"
+            }
+        for name, table in self.link.items():
+            if table.weight is not None and name not in into_planes:
+                yield Complaint(
+                    f"link.{name}.weight",
+                    "is for links of a list, from terminals to switches: planes of other topologies are alike; drop it",
+                )
+
+    def _detour_fault(self, routing: str) -> str | None:
+        """Say why the fabric cannot have the detours that a routing takes, if it takes some."""
+        if routing not in DETOUR_ROUTINGS:
+            return None
+        if not isinstance(self.topology, MeshTable | LinksTable) or self.scale_out is not None:
+            return (
+                f"found {routing!r}, whose detours are there for a mesh and a list of links, without a scale-out "
+                f"network; choose one of {', '.join(ROUTINGS)}, or none where no switch has a choice"
+            )
+        if self.vcs is None or self.vcs.count.exact != 2 or self.vcs.operations:
+            return (
+                f"found {routing!r}, whose detours take one of 2 virtual channels, and no operations can be shared out "
+                "to these; give the fabric [vcs] with count 2 and without operations"
+            )
+        return None
 
     def _contradictory_vcs(self) -> Iterator[Complaint]:
         """Find virtual channels that there cannot be, and operations of which no one could say on which they travel."""
@@ -643,7 +687,11 @@ class FabricSpec(Table):
             raise ConfigError(f"{self.name}: {unknown('packet format', packet, self.packet)}")
         if endpoint not in ENDPOINTS:
             raise ConfigError(f"{self.name}: {unknown('endpoint', endpoint, ENDPOINTS)}")
-        if routing is not None and self.defaults.routing is None:
+        if routing not in (None, *ROUTINGS, *DETOUR_ROUTINGS):
+            raise ConfigError(f"{self.name}: {unknown('routing', routing, ROUTINGS + DETOUR_ROUTINGS)}")
+        if routing is not None and (fault := self._detour_fault(routing)):
+            raise ConfigError(f"{self.name}: routing: {fault}")
+        if routing not in (None, *DETOUR_ROUTINGS) and self.defaults.routing is None:
             raise ConfigError(
                 f"routing {routing} has no effect on {self.name}: each pair of terminals has one path per plane; "
                 "leave it out"
@@ -759,6 +807,7 @@ class FabricSpec(Table):
                     ],
                     up=self.link[f"{name}-{switch}"].link(),
                     down=self._way_back(f"{name}-{switch}", f"{switch}-{name}"),
+                    routing=routing,
                     **common,
                 )
             case LinksTable():
@@ -770,6 +819,7 @@ class FabricSpec(Table):
                     num_terminals=topology.terminals.exact,
                     links=nodes,
                     classes=classes | dict(reversed(ways_back.items())),
+                    weights={kind: table.weight.exact for kind, table in self.link.items() if table.weight is not None},
                     routing=routing,
                     **common,
                 )

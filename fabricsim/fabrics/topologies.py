@@ -23,6 +23,8 @@ from fabricsim.fabrics.network import Bool, Channels, Endpoint, Int32, Int64, Ne
 from fabricsim.graphs import find_cycle
 
 ROUTINGS = ("spray", "deterministic", "adaptive")
+#: Those with detours, where a topology has some: `Network.detour_count` is not None.
+DETOUR_ROUTINGS = ("valiant", "ugal")
 MAX_TERMINALS = 65_535
 MAX_PAYLOAD_BYTES = 65_535
 # A kernel multiplies a rate's numerator by a packet's wire bytes in int64: 2^45 * 2^17 leaves room to round up.
@@ -330,14 +332,31 @@ def check_acyclic(network: Network) -> None:
     """
     if network.num_switches == 0:
         return
-    cycle = find_cycle(len(network.channels), *_dependencies(network))
+    split = network.by_vc
+    cycle = find_cycle(len(split.channels), *_dependencies(split))
     if not cycle:
         return
+    num_vcs = split.vcs_per_switch
+    remedy = "change the routes so that no packet turns from a downward channel to an upward one"
+    if num_vcs > 1:
+        remedy = f"{num_vcs} virtual channels do not break it, choose a routing without detours"
     raise ConfigError(
         f"{network.name}: the routes can deadlock, their channel-dependency graph has a cycle: "
-        + ", then ".join(network.channel_name(channel) for channel in [*cycle, cycle[0]])
-        + "; change the routes so that no packet turns from a downward channel to an upward one"
+        + ", then ".join(
+            split.channel_name(row) + (f" on vc {row % num_vcs}" if num_vcs > 1 else "") for row in [*cycle, cycle[0]]
+        )
+        + f"; {remedy}"
     )
+
+
+def refuse_no_detours(network: Network) -> None:
+    """Refuse a routing with detours where there are none."""
+    assert network.detour_count is not None
+    if not network.detour_count.any():
+        raise ConfigError(
+            f"{network.name}: routing {network.routing} has no effect, no three switches of the fabric could be a "
+            "detour for each other; choose another routing"
+        )
 
 
 def offered_destinations(network: Network) -> Bool:
@@ -366,8 +385,19 @@ def carried_destinations(network: Network, offered: Bool, source: Int64, target:
     while crossed != (crossed := int(np.count_nonzero(carried))):
         reached = np.zeros((network.num_nodes, network.num_terminals), np.bool_)
         reached[nodes] = np.logical_or.reduceat(carried[by_target], first_input, axis=0)
-        carried |= offered & reached[channels.source_node]
+        left = reached[channels.source_node]
+        if network.vcs_per_switch > 1:  # what came by vc 1 goes on by vc 0
+            onward = np.flatnonzero(_on_vc_0_of_switch(network))
+            left[onward] |= reached[channels.source_node[onward] + 1]
+        carried |= offered & left
     return carried
+
+
+def _on_vc_0_of_switch(network: Network) -> Bool:
+    """Tell which rows of a network split by vc are first virtual channels that leave a switch."""
+    source = network.channels.source_node
+    on_vc_0: Bool = np.arange(len(source)) % network.vcs_per_switch == 0
+    return on_vc_0 & (source >= network.num_terminals)
 
 
 def spray_starts(network: Network, switches: Int64 | None = None) -> Int32:
@@ -381,12 +411,18 @@ def spray_starts(network: Network, switches: Int64 | None = None) -> Int32:
     if switches is not None:
         at_switch &= np.isin(channels.target_node, network.num_terminals + switches)
     inputs = np.flatnonzero(at_switch)
-    carried = carried_destinations(network, offered_destinations(network), *np.nonzero(network.bundle_index >= 0))
+    split = network.by_vc
+    carried = carried_destinations(split, offered_destinations(split), *np.nonzero(network.bundle_index >= 0))
     switch = channels.target_node[inputs] - network.num_terminals
-    choices = np.where(carried[inputs], network.route_count[switch], 0).max(axis=1, initial=0)
+    choices: Int64 = np.zeros(len(inputs), np.int64)
+    for vc in range(split.vcs_per_switch):
+        row = inputs * split.vcs_per_switch + vc
+        counts = split.route_count[split.channels.target_node[row] - network.num_terminals]
+        choices = np.maximum(choices, np.where(carried[row], counts, 0).max(axis=1, initial=0))
     start = network.spray_start.copy()
     start[inputs] = 0
-    inputs, switch, choices = (column[choices > 1] for column in (inputs, switch, choices))
+    chooses = choices > 1
+    inputs, switch, choices = inputs[chooses], switch[chooses], choices[chooses]
     order = np.argsort(switch, kind="stable")
     num_inputs = np.bincount(switch, minlength=network.num_switches)
     port = np.arange(len(order)) - (np.cumsum(num_inputs) - num_inputs)[switch[order]]
@@ -411,6 +447,9 @@ def _dependencies(network: Network) -> tuple[Int64, Int64]:
     for switch in range(network.num_switches):
         inputs = by_target[first_input[switch] : first_input[switch + 1]]
         outputs = by_source[first_output[switch] : first_output[switch + 1]]
+        if vc := switch % network.vcs_per_switch:  # what came by vc 1 goes on by vc 0
+            outputs = by_source[first_output[switch - vc] : first_output[switch - vc + 1]]
+            outputs = outputs[outputs % network.vcs_per_switch == 0]
         meet = (carried_bits[inputs][:, None] & offered_bits[outputs]).any(axis=2)
         before.append(np.repeat(inputs, np.count_nonzero(meet, axis=1)))
         after.append(outputs[np.nonzero(meet)[1]])

@@ -188,9 +188,10 @@ def estimate_answer(estimates: Sequence[Estimate]) -> RenderableType:
     return _apart(
         *(Group(Text(_estimate_header(estimate)), _facts(*_estimate_rows(estimate))) for estimate in estimates),
         Text(
-            f"Packet-hops are exact{', but for faults at a time' if timed else ''}. Time is an estimate: the rest of a "
-            "run may be slower or faster than its first moments, and checking and writing its results comes on top. "
-            "Memory is for the worst case, every buffer full of the smallest packets; most runs take less."
+            f"Packet-hops are exact{', but for faults at a time' if timed else ''}, or the most where packets may "
+            "take longer ways, such as detours. Time is an estimate: the rest of a run may be slower or faster than "
+            "its first moments, and checking and writing its results comes on top. Memory is for the worst case, every "
+            "buffer full of the smallest packets; most runs take less."
         ),
     )
 

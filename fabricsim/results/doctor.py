@@ -85,16 +85,19 @@ def network_warnings(network: Network) -> Iterator[str]:
 
 def _followers(network: Network) -> dict[int, set[int]]:
     """Which channel classes a packet may cross right after which, as far as any route goes."""
+    network = network.by_vc
     channels, first = network.channels, network.route_first
     switch, target = np.nonzero(network.route_count)
     source, destination = np.nonzero(network.bundle_index >= 0)
+    last = first + network.route_count - 1  # where there are detours, one of them
     before = np.concatenate(
         [
             network.candidates[first[switch, target]],
+            network.candidates[last[switch, target]],
             network.bundle_channels[network.bundle_first[network.bundle_index[source, destination]]],
         ]
     )
-    target = np.concatenate([target, destination])
+    target = np.concatenate([target, target, destination])
     onward = np.flatnonzero(channels.target_node[before] >= network.num_terminals)
     after = network.candidates[first[channels.target_node[before[onward]] - network.num_terminals, target[onward]]]
     num_classes = len(network.channel_class_names)

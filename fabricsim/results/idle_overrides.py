@@ -17,7 +17,16 @@ from fabricsim.results.traffic import Int32, message_traffic
 from fabricsim.workloads.schedule import ScheduleBlocks
 
 #: What tells how the nodes are joined and how packets find their ways.
-_SHAPE = ("route_first", "route_count", "candidates", "spray_start", "bundle_index", "bundle_first", "bundle_channels")
+_SHAPE = (
+    "route_first",
+    "route_count",
+    "detour_count",
+    "candidates",
+    "spray_start",
+    "bundle_index",
+    "bundle_first",
+    "bundle_channels",
+)
 #: Columns of the channel table that act only through the times of packets, which are compared in their place.
 _RATES = ("copy_ps_per_byte_num", "copy_ps_per_byte_den", "ejection_ps_per_byte_num", "ejection_ps_per_byte_den")
 
@@ -60,7 +69,8 @@ class _Reach:
         per_bundle = np.zeros(len(network.bundle_first) - 1, np.int64)
         for block in blocks:
             traffic = message_traffic(network, block.schedule, terminal_of_rank)
-            per_bundle += np.bincount(traffic.bundle, minlength=len(per_bundle))
+            of_message = np.unique(traffic.message, return_index=True)[1]
+            per_bundle += np.bincount(traffic.bundle[of_message], minlength=len(per_bundle))
         self.moves = bool(pairs.any())
         #: No injection channel has more messages than this.
         self.most_messages = int(per_bundle.max(initial=0))
@@ -81,6 +91,7 @@ class _Reach:
             or not _same_shape(self.network, other)
             or self._channels_differ(other)
             or self._reductions_differ(other)
+            or self._shares_differ(other)
         )
 
     def _reductions_differ(self, other: Network) -> bool:
@@ -96,6 +107,19 @@ class _Reach:
                 )
                 if len(set(times_ps)) > 1:
                     return True
+        return False
+
+    def _shares_differ(self, other: Network) -> bool:
+        """Tell whether messages are shared out over their planes by other weights."""
+        if self.network.weights is None and other.weights is None:
+            return False
+        for block in self._blocks:
+            mine, theirs = (
+                message_traffic(network, block.schedule, self._terminal_of_rank).cut_bytes
+                for network in (self.network, other)
+            )
+            if not np.array_equal(mine, theirs):
+                return True
         return False
 
     def _channels_differ(self, other: Network) -> bool:

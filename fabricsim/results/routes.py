@@ -71,6 +71,7 @@ def _delay_ps(way: Way, wire_bytes: Int64) -> Int64:
 
 def find_routes(network: Network) -> Routes:
     """Go from every terminal backwards over its routes and name the kinds that lead there."""
+    network = network.by_vc
     channels, num_terminals = network.channels, network.num_terminals
     names = _Kinds()
     step_of = _Steps(network, names)
@@ -82,6 +83,12 @@ def find_routes(network: Network) -> Routes:
     # Routes end at their terminal, so from there backwards every step settles the switches one channel further away.
     while len(switch):
         ready = onward[channels.target_node[network.candidates[first]], target] >= 0
+        if network.vcs_per_switch > 1:  # a detour takes a channel more than the minimal candidates beside it
+            ready &= onward[channels.target_node[network.candidates[first + count - 1]], target] >= 0
+            rows = np.flatnonzero(ready)
+            for choice in range(1, int(count[rows].max(initial=0)) - 1):
+                channel = network.candidates[first[rows] + np.minimum(choice, count[rows] - 1)]
+                ready[rows] &= onward[channels.target_node[channel], target[rows]] >= 0
         found: Int64 | None = None
         for choice in range(int(count[ready].max(initial=0))):
             channel = network.candidates[first[ready] + np.minimum(choice, count[ready] - 1)]

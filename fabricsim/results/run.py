@@ -110,7 +110,8 @@ def simulate(
         The most that share the planes of the fabric; ``None`` is ``SLURM_CPUS_PER_TASK``, else the CPUs that the
         process may use. Never changes a figure.
     routing
-        ``"spray"``, ``"deterministic"`` or ``"adaptive"``; ``None`` is the fabric's own.
+        ``"spray"``, ``"deterministic"`` or ``"adaptive"``; with detours ``"valiant"`` or ``"ugal"``. ``None`` is the
+        fabric's own.
     packet
         Name of one of the fabric's packet formats; ``None`` is its default.
     endpoint

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine.changes import Change
-from fabricsim.fabrics.network import Network
+from fabricsim.fabrics.network import Network, table_rows
 from fabricsim.workloads.schedule import Schedule
 
 Int32 = npt.NDArray[np.int32]
@@ -22,7 +22,9 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Traffic:
-    """One entry per message that makes packets; all arrays have that length, int64 (``in_network``: bool).
+    """One entry per message that makes packets, with weights one per share of it.
+
+    All arrays have that length, int64 (``in_network``: bool).
 
     ``message`` is the row in the schedule, ``shares`` the number of channels that it is striped over. ``packets``,
     ``cut_bytes`` and ``wire_bytes`` count what is delivered; ``cut_bytes`` is what is cut and timed: the payload plus
@@ -88,6 +90,19 @@ def message_traffic(
     share_bytes = -(-size_bytes // shares)
     injections, in_network = _injections(schedule)
     injections, in_network = injections[rows], in_network[rows]
+    if network.weights is not None:
+        # A row per share where these differ.
+        weighted = shares == width
+        copies = np.where(weighted, width, 1)
+        member = network.bundle_channels[table_rows(network.bundle_first[bundle], copies)]
+        weight = network.weights[member]
+        row = np.repeat(np.arange(len(rows)), copies)
+        weights = np.bincount(row, weight, len(rows)).astype(np.int64)[row]
+        whole, rest = np.divmod(size_bytes[row], weights)
+        share_bytes = np.where(weighted[row], whole * weight - (-rest * weight // weights), share_bytes[row])
+        shares = np.where(weighted, 1, shares)[row]
+        rows, source, target, bundle = rows[row], source[row], target[row], bundle[row]
+        injections, in_network = injections[row], in_network[row]
     # Where switches make packets of packets, all packets of a share are equal.
     share_packets = -(-share_bytes // packet.max_payload_bytes)
     share_bytes = np.where(in_network, -(-share_bytes // share_packets) * share_packets, share_bytes)

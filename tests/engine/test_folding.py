@@ -63,12 +63,12 @@ def assert_unfolds_to_the_whole(
 
 
 def fitting(case: Case) -> Case:
-    """Let every message that moves use all planes: parts of a byte are worth one, and there are enough bytes."""
+    """Let every message that moves use all planes alike: parts of a byte are worth one, and there are enough bytes."""
     network, messages = case.network, case.schedule.messages
     size_bytes = messages.size_bytes + np.where(messages.size_bytes > 0, network.num_planes, 0)
     return replace(
         case,
-        network=replace(network, packet=replace(network.packet, stripe_min_bytes=1)),
+        network=replace(network, packet=replace(network.packet, stripe_min_bytes=1), weights=None),
         schedule=replace(case.schedule, messages=replace(messages, size_bytes=size_bytes)),
     )
 

@@ -275,7 +275,11 @@ def test_packet_and_routing_can_be_chosen() -> None:
             {"packet": "bulky"},
             "unknown packet format 'bulky' (did you mean 'bulk'?); known: bulk, load_",
         ),
-        ("cloudmatrix384", {"routing": "valiant"}, "unknown routing 'valiant'; known: spray, deterministic, adaptive"),
+        (
+            "cloudmatrix384",
+            {"routing": "valian"},
+            "unknown routing 'valian' (did you mean 'valiant'?); known: spray, det",
+        ),
         (
             "cloudmatrix384",
             {"endpoint": "idle"},

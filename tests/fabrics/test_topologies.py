@@ -73,7 +73,8 @@ def walk(network: Network, seed: int = 1) -> Iterator[tuple[int, Int64]]:
             assert len(hops) < 10, "a route runs in circles"
             row, column = node[on_the_way] - network.num_terminals, target[on_the_way]
             assert (row >= 0).all(), "a packet is delivered to the wrong terminal"
-            choice = rng.integers(network.route_count[row, column])
+            minimal, count = network.route_count[row, column], network.candidate_count[row, column]
+            choice = rng.integers(np.where(minimal > 0, minimal, count))  # a detour where no minimal way is left
             channel = np.full(len(target), -1, np.int64)
             channel[on_the_way] = network.candidates[network.route_first[row, column] + choice]
             assert (network.channels.source_node[channel[on_the_way]] == node[on_the_way]).all()

@@ -129,8 +129,10 @@ def build_schedule(num_ranks: int, drafts: Sequence[OperationDraft]) -> Schedule
 
 
 def cases() -> st.SearchStrategy[Case]:
-    """Draw a case: all at random, synchronised, crowded, of pairs that have lost planes, or in the network."""
-    return st.one_of(random_cases(), synchronised_cases(), crowded_cases(), bereft_cases(), in_network_cases())
+    """Draw a case: at random, synchronised, crowded, with detours, of pairs that have lost planes, in the network."""
+    return st.one_of(
+        random_cases(), synchronised_cases(), crowded_cases(), crowded_meshes(), bereft_cases(), in_network_cases()
+    )
 
 
 @st.composite
@@ -208,6 +210,40 @@ def crowded_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def crowded_meshes(draw: st.DrawFn) -> Case:
+    """Draw a mesh with detours and small buffers, whose terminals are faster than its links and send at once.
+
+    Then queues are long, and detours are taken by cost and by room.
+    """
+    packet = PacketFormat("crowd", max_payload_bytes=100, overhead_bytes=0, flit_bytes=1, stripe_min_bytes=100)
+    sizes = draw(st.sampled_from([(4,), (5,), (3, 2), (3, 3)]))
+    between, leaf = (
+        Link(Fraction(rate), draw(st.sampled_from([5_000, 20_000])), 100 * draw(st.integers(1, 5)))
+        for rate in (100, 20)
+    )
+    network = mesh(
+        name="crowded mesh",
+        terminal_name="gpu",
+        switch_name="chip",
+        dimensions=[Dimension(f"dimension{number}", size, between) for number, size in enumerate(sizes)],
+        up=leaf,
+        down=leaf,
+        packet=packet,
+        endpoint=Endpoint(launch_latency_ps=0, message_overhead_ps=0, slots=4),
+        routing=draw(st.sampled_from(["ugal", "ugal", "valiant"])),
+        copy_ps_per_byte=None,
+        ejection_ps_per_byte=None,
+    )
+    vcs = VirtualChannels(2, draw(st.sampled_from(["oldest", "round_robin", "priority"])))
+    ranks = network.num_terminals
+    step = draw(st.integers(1, ranks - 1))
+    sizes_bytes = draw(st.lists(st.sampled_from([57, 100, 700, 1_500]), min_size=ranks, max_size=ranks))
+    drafts = [MessageDraft(rank, (rank + step) % ranks, size_bytes) for rank, size_bytes in enumerate(sizes_bytes)]
+    schedule = build_schedule(ranks, [OperationDraft([TaskDraft(rank) for rank in range(ranks)], 2 * drafts)])
+    return Case(replace(network, vcs=vcs), schedule, draw(seeds()), tuple(range(ranks)))
+
+
+@st.composite
 def bereft_cases(draw: st.DrawFn) -> Case:
     """Draw some planes of one switch each with dead links, so that pairs have fewer planes than their source.
 
@@ -256,7 +292,8 @@ def changing_cases(draw: st.DrawFn, *, refused: bool = False, one_way: bool = Fa
     Those that would be *refused* come later or not at all; or if so asked they stay, where there are any.
     """
     others = [] if one_way else [random_cases(whole=True), synchronised_cases(whole=True)]
-    case = draw(st.one_of(one_way_cases(), *others))
+    case = draw(st.one_of(one_way_cases(), *others).filter(lambda case: case.network.detour_count is None))
+    case = replace(case, network=replace(case.network, weights=None))
     whole, ranks = case.network, np.array(case.terminal_of_rank, np.int32)
 
     def run(case: Case) -> OracleResult:
@@ -461,10 +498,14 @@ def in_network_messages(
 @st.composite
 def networks(draw: st.DrawFn, *, alike: bool, kinds: Sequence[str] = KINDS) -> Network:
     """Draw a network of one of the kinds, with some virtual channels; ``alike`` gives all its channels one link."""
-    return replace(
-        draw(networks_of_a_kind(alike=alike, kinds=kinds)),
-        vcs=draw(virtual_channels()),
-    )
+    network = draw(networks_of_a_kind(alike=alike, kinds=kinds))
+    if network.num_planes > 1 and draw(st.integers(0, 2)) == 0:
+        count = len(network.channels)
+        drawn = draw(st.lists(st.integers(1, 5), min_size=count, max_size=count))
+        network = replace(network, weights=np.array(drawn, np.int64))
+    if network.detour_count is None:
+        return replace(network, vcs=draw(virtual_channels()))
+    return replace(network, vcs=VirtualChannels(2, draw(st.sampled_from(["oldest", "round_robin", "priority"]))))
 
 
 def virtual_channels() -> st.SearchStrategy[VirtualChannels]:
@@ -497,9 +538,9 @@ def networks_of_a_kind(draw: st.DrawFn, *, alike: bool, kinds: Sequence[str]) ->
         num_terminals = draw(st.integers(2, 6))
         return full_mesh(name="random full mesh", num_terminals=num_terminals, link=draw(links), **common)
     if kind == "mesh":
-        return draw(meshes(links, common))
+        return draw(meshes(links, draw(st.sampled_from(["deterministic", "valiant", "ugal"])), common))
     if kind == "links":
-        return draw(linked_networks(links, routing, common))
+        return draw(linked_networks(links, draw(st.sampled_from([routing, "valiant", "ugal"])), common))
     network = draw(closes(links, routing, common))
     if kind == "parts" and network.num_terminals <= 4:
         network = draw(parted_networks(network, links, routing, common))
@@ -529,12 +570,18 @@ def closes(draw: st.DrawFn, links: st.SearchStrategy[Link], routing: str, common
 
 
 @st.composite
-def meshes(draw: st.DrawFn, links: st.SearchStrategy[Link], common: dict[str, Any]) -> Network:
-    """Draw a full mesh of 1 to 3 dimensions; one of a single terminal is among them."""
-    sizes = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3).filter(lambda sizes: 2 <= prod(sizes) <= 12))
+def meshes(draw: st.DrawFn, links: st.SearchStrategy[Link], routing: str, common: dict[str, Any]) -> Network:
+    """Draw a full mesh of 1 to 3 dimensions; one of a single terminal is among them, and many have detours."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3).filter(lambda sizes: 2 <= prod(sizes) <= 12))
     dimensions = [Dimension(f"dimension{number}", size, draw(links)) for number, size in enumerate(sizes)]
     return mesh(
-        name="random mesh", switch_name="chip", dimensions=dimensions, up=draw(links), down=draw(links), **common
+        name="random mesh",
+        switch_name="chip",
+        dimensions=dimensions,
+        up=draw(links),
+        down=draw(links),
+        routing=routing if max(sizes) > 2 else "deterministic",
+        **common,
     )
 
 
@@ -560,15 +607,11 @@ def linked_networks(draw: st.DrawFn, links: st.SearchStrategy[Link], routing: st
         (node_of(a, "gpu", num_terminals), node_of(b, "gpu", num_terminals)) for a, b in draw(st.permutations(pairs))
     ]
     ups, downs = link_classes(nodes)
-    network = linked(
-        name="random links",
-        num_terminals=num_terminals,
-        links=nodes,
-        classes={name: draw(links) for name in dict.fromkeys([*ups, *downs])},
-        routing=routing,
-        **common,
-    )
+    classes = {name: draw(links) for name in dict.fromkeys([*ups, *downs])}
     try:
+        network = linked(
+            name="random links", num_terminals=num_terminals, links=nodes, classes=classes, routing=routing, **common
+        )
         check_acyclic(network)
     except ConfigError:
         reject()

@@ -154,6 +154,8 @@ class Packet:
     held_bytes: int
     wire_bytes: int
     injected_ps: int
+    vc: int  # of its channel
+    next_vc: int = 0  # of the output where it waits
     share: int = 0  # whose packet it is, and which
     number: int = 0
     head_arrival_ps: int = 0
@@ -424,7 +426,7 @@ class Simulation:
         for channel in self.channels:
             for queue in channel.queues:
                 for packet in list(queue):
-                    if channel not in self.candidates(packet):
+                    if channel not in (candidate for candidate, _, _ in self.candidates(packet)):
                         queue.remove(packet)
                         taken_out.append(packet)
                         channel.free_from_ps = max(channel.free_from_ps, self.now_ps)
@@ -489,6 +491,11 @@ class Simulation:
         for i in range(num_shares):
             held_bytes = message.size_bytes // num_shares + (i < message.size_bytes % num_shares)
             channel = bundle[(first + i) % len(bundle)]
+            if self.network.weights is not None and num_shares == len(bundle):
+                weights = [int(self.network.weights[channel.number]) for channel in bundle]
+                per_weight = Fraction(message.size_bytes, sum(weights))
+                timed_bytes = ceil(per_weight * weights[i])
+                held_bytes = ceil(per_weight * sum(weights[: i + 1])) - ceil(per_weight * sum(weights[:i]))
             channel.ready.append(Share(message, channel, timed_bytes, held_bytes, packet.max_payload_bytes, i))
             message.shares_to_send += 1
             message.packets_to_deliver += ceil(Fraction(timed_bytes, packet.max_payload_bytes))
@@ -568,7 +575,7 @@ class Simulation:
         for message in together:
             if message.first_injection_ps is None:
                 message.first_injection_ps = self.now_ps
-        packet = Packet(share.message, channel, payload_bytes, held_bytes, wire_bytes, self.now_ps)
+        packet = Packet(share.message, channel, payload_bytes, held_bytes, wire_bytes, self.now_ps, share.message.vc)
         packet.share, packet.number = share.number, share.num_sent
         share.num_sent += 1
         self.send(packet, could_start_ps)
@@ -589,7 +596,7 @@ class Simulation:
         end = self.at(channel.ejection_free_from_ps)
         end.nodes.add(channel.target)
         end.ejected.append(packet)
-        self.return_credit(channel, packet, channel.ejection_free_from_ps)
+        self.return_credit(channel, packet.vc, packet, channel.ejection_free_from_ps)
 
     def deliver(self, packet: Packet) -> None:
         """End the ejection of a packet: it is delivered now, and so is its message if it was the last."""
@@ -602,14 +609,23 @@ class Simulation:
 
     # Switches, channels and credits (sections 4 to 6) --------------------------------------------------------
 
-    def candidates(self, packet: Packet) -> list[Channel]:
-        """Return the outputs that a packet may take at the switch that it has come to; there is one at least."""
+    def candidates(self, packet: Packet) -> list[tuple[Channel, int, bool]]:
+        """Return the outputs that a packet may take at the switch that it has come to; there is one at least.
+
+        With each stands the vc that it would take there, and whether that is a detour.
+        """
         target = self.terminal_of_rank[packet.message.target.rank]
         switch = packet.channel.target - self.network.num_terminals
-        first, count = int(self.network.route_first[switch, target]), int(self.network.route_count[switch, target])
-        if count == 0:
+        first, minimal = int(self.network.route_first[switch, target]), int(self.network.route_count[switch, target])
+        if minimal == 0:
             self.refuse(packet.message)
-        return [self.channels[channel] for channel in self.network.candidates[first : first + count]]
+        count = minimal
+        if self.network.detour_count is not None and packet.vc == 0:
+            count += int(self.network.detour_count[switch, target])
+        channels = [self.channels[channel] for channel in self.network.candidates[first : first + count]]
+        if self.network.detour_count is None:
+            return [(channel, packet.message.vc, False) for channel in channels]
+        return [(channel, int(row >= minimal), row >= minimal) for row, channel in enumerate(channels)]
 
     def wait_to_start(self, packet: Packet, channel: Channel) -> None:
         """Work out ``e`` of a packet that is queued for ``channel``."""
@@ -659,7 +675,7 @@ class Simulation:
     def made_of(self, holding: Holding, message: Message, like: Packet, held_bytes: int) -> Packet:
         """Make a packet of others that takes part as if it had come like one of them."""
         injected_ps = min(packet.injected_ps for packet in holding.packets)
-        made = Packet(message, like.channel, like.payload_bytes, held_bytes, like.wire_bytes, injected_ps)
+        made = Packet(message, like.channel, like.payload_bytes, held_bytes, like.wire_bytes, injected_ps, like.vc)
         made.head_arrival_ps = like.head_arrival_ps
         made.made_of = holding
         return made
@@ -683,15 +699,20 @@ class Simulation:
         elif count > 1:
             choice = came_by.spray_counter % count
             came_by.spray_counter += 1
-        if self.network.routing == "adaptive":
+
+        def cost_bytes(candidate: tuple[Channel, int, bool]) -> int:
+            channel, _, is_detour = candidate
+            return 2 * channel.backlog_bytes() + 1 if is_detour else channel.backlog_bytes()
+
+        if self.network.routing in ("adaptive", "ugal"):
+            slack_bytes = 4 * self.network.packet.wire_bytes(self.network.packet.max_payload_bytes)
+            most_bytes = min(map(cost_bytes, candidates)) + (slack_bytes if self.network.detour_count is None else 0)
             in_turn = candidates[choice:] + candidates[:choice]
-            largest_bytes = self.network.packet.wire_bytes(self.network.packet.max_payload_bytes)
-            most_bytes = min(channel.backlog_bytes() for channel in candidates) + 4 * largest_bytes
-            goes_by = next(channel for channel in in_turn if channel.backlog_bytes() <= most_bytes)
+            goes_by, packet.next_vc, _ = next(one for one in in_turn if cost_bytes(one) <= most_bytes)
         else:
-            goes_by = candidates[choice]
+            goes_by, packet.next_vc, _ = candidates[choice]
         self.wait_to_start(packet, goes_by)
-        goes_by.queues[packet.message.vc].append(packet)
+        goes_by.queues[packet.next_vc].append(packet)
 
     def pick_vc(self, channel: Channel) -> Packet | None:
         """Return the packet that a switch's free output picks now among the fronts of its vcs that have room."""
@@ -703,10 +724,10 @@ class Simulation:
         if not fronts:
             return None
         if self.network.vcs.arbitration == "priority":
-            return min(fronts, key=lambda packet: packet.message.vc)
+            return min(fronts, key=lambda packet: packet.next_vc)
         if self.network.vcs.arbitration == "round_robin":
             first = channel.served_vc + 1
-            return min(fronts, key=lambda packet: (packet.message.vc - first) % len(channel.queues))
+            return min(fronts, key=lambda packet: (packet.next_vc - first) % len(channel.queues))
 
         def tie_order(packet: Packet) -> tuple[int, int, int]:
             tie = mix32(packet.channel.tie_key ^ packet.head_arrival_ps & MASK)
@@ -724,26 +745,27 @@ class Simulation:
         if packet is None or packet.earliest_start_ps > self.now_ps:
             return
         channel.picked = None
-        channel.served_vc = packet.message.vc
-        channel.queues[packet.message.vc].remove(packet)
+        channel.served_vc = packet.next_vc
+        channel.queues[packet.next_vc].remove(packet)
         came_by, packet.channel = packet.channel, channel
+        came_by_vc, packet.vc = packet.vc, packet.next_vc
         self.send(packet, max(packet.earliest_start_ps, channel.free_from_ps))
         channel.free_from_ps = self.now_ps + channel.serialization_ps(packet.wire_bytes)
         self.at(channel.free_from_ps).nodes.add(channel.source)
         holding = packet.made_of
         if holding is None:
-            self.return_credit(came_by, packet, channel.free_from_ps)
+            self.return_credit(came_by, came_by_vc, packet, channel.free_from_ps)
             return
         holding.num_left -= 1
         holding.last_left_ps = max(holding.last_left_ps, channel.free_from_ps)
         if holding.num_left == 0:
             for held in holding.packets:
-                self.return_credit(held.channel, held, holding.last_left_ps)
+                self.return_credit(held.channel, held.vc, held, holding.last_left_ps)
 
     def send(self, packet: Packet, could_start_ps: int) -> None:
         """Start a packet on its channel now; but for credits it would have started at ``could_start_ps``."""
         channel = packet.channel
-        vc = packet.message.vc
+        vc = packet.vc
         channel.room_bytes[vc] -= packet.wire_bytes
         channel.packets += 1
         channel.wire_bytes += packet.wire_bytes
@@ -756,11 +778,11 @@ class Simulation:
         arrival.nodes.add(channel.target)
         arrival.arrivals.append(packet)
 
-    def return_credit(self, channel: Channel, packet: Packet, tail_left_ps: int) -> None:
+    def return_credit(self, channel: Channel, vc: int, packet: Packet, tail_left_ps: int) -> None:
         """Give the room of a packet back to the sender of ``channel``, one latency after its tail has left."""
         usable = self.at(tail_left_ps + channel.latency_ps)
         usable.nodes.add(channel.source)
-        usable.credits.append((channel, packet.message.vc, packet.wire_bytes))
+        usable.credits.append((channel, vc, packet.wire_bytes))
 
     # The end -------------------------------------------------------------------------------------------------
 

@@ -453,16 +453,19 @@ def test_stall_lists_what_is_unfinished() -> None:
 # What holds in every case -----------------------------------------------------------------------------------
 
 
-def routes(network: Network, channel: int, target: int) -> Iterator[list[int]]:
-    """Every route to terminal ``target`` that begins with ``channel``."""
+def routes(network: Network, channel: int, target: int, vc: int = 0) -> Iterator[list[int]]:
+    """Every route to terminal ``target`` that begins with ``channel``, on ``vc`` where that decides on detours."""
     node = int(network.channels.target_node[channel])
     if node == target:
         yield [channel]
         return
     first = int(network.route_first[node - network.num_terminals, target])
     count = int(network.route_count[node - network.num_terminals, target])
-    for candidate in network.candidates[first : first + count]:
-        for rest in routes(network, int(candidate), target):
+    detours = 0
+    if network.detour_count is not None and vc == 0:
+        detours = int(network.detour_count[node - network.num_terminals, target])
+    for place, candidate in enumerate(network.candidates[first : first + count + detours]):
+        for rest in routes(network, int(candidate), target, vc=int(place >= count)):
             yield [channel, *rest]
 
 
