@@ -76,7 +76,7 @@ def validate(
     kernel, threads
         As for ``simulate``; they change no figure.
     progress
-        Called before each point with its number and the number of all.
+        Gets how many points are done, and of how many.
 
     Returns
     -------
@@ -102,6 +102,8 @@ def validate(
         found = compare(specs[point.fabric], point, everything=everything, kernel=kernel, threads=threads)
         if found is not None:
             compared.append(found)
+    if progress is not None:
+        progress(len(chosen), len(chosen))
     return {
         "schema": SCHEMA,
         "points": [comparison.row() for comparison in compared],

@@ -103,6 +103,14 @@ def test_large_points_are_skipped_unless_asked_for(monkeypatch: pytest.MonkeyPat
     assert validate.validate(points=[point])["skipped"] == 0
 
 
+def test_progress_counts_to_the_end() -> None:
+    """From none done to all, so that a line on a terminal ends."""
+    chosen = [point for point in POINTS if point.scenario == "load"]
+    reports: list[tuple[int, int]] = []
+    validate.validate(points=chosen, progress=lambda done, total: reports.append((done, total)))
+    assert reports == [(done, len(chosen)) for done in range(len(chosen) + 1)]
+
+
 def test_a_fabric_without_points_is_refused() -> None:
     """The nearest one with points is named."""
     with pytest.raises(ConfigError, match="did you mean 'nvl72'"):
