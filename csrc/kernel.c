@@ -5,8 +5,8 @@
 #include "state.h"
 #include "kernel.h"
 
-/* Compiled twice: for any fabric, and by plain.c for fabrics with one virtual channel and no adaptive choice that stay
-   as they are. */
+/* Compiled twice: for any run, and by plain.c for those without virtual channels, adaptive choices, in-network
+   operations, weights and changes of the fabric. */
 #ifndef PLAIN
 #define PLAIN 0
 #endif

@@ -171,9 +171,9 @@ def test_switches_of_one_tier_alone_reduce() -> None:
 def test_fabrics_that_cannot_say_so() -> None:
     """Switches without a reduction rate, several racks, and members that do not meet on every plane are refused."""
     schedule = fs.collective("all_gather", size="1MiB", ranks=8, algorithm="sharp")
-    with pytest.raises(ConfigError, match="cloudmatrix384 neither reduce nor copy"):
+    with pytest.raises(ConfigError, match="cloudmatrix384 do not reduce or copy"):
         fs.simulate("cloudmatrix384", schedule)
-    with pytest.raises(ConfigError, match="neither reduce nor copy packets, or not between racks"):
+    with pytest.raises(ConfigError, match="do not reduce or copy packets, which none do between racks"):
         fs.simulate(fs.load_fabric("nvl72").with_overrides({"scale_out.racks": "2"}), schedule)
     with pytest.raises(ConfigError, match="same switch of every plane"):
         fs.simulate("nvl72", schedule, faults=["link:gpu0-nvswitch.0.0"])

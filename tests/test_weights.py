@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fabricsim as fs
+from fabricsim.errors import ConfigError
 from fabricsim.results.estimate import estimate
 from fabricsim.results.run import Workload, simulate
 from fabricsim.workloads.schedule import ScheduleBlocks
@@ -28,6 +29,13 @@ def planes(*names: str, weights: dict[str, int] | None = None) -> fs.FabricSpec:
         if weights is not None and name in weights:
             tables[f"gpu_{name}"]["weight"] = COUNT | {"value": weights[name]}
     return build(4, *links, **tables)
+
+
+def test_planes_with_weights_stay_as_they_are() -> None:
+    """A fault at a time would change the shares of what is not sent yet: that has no rule, and is refused."""
+    fabric = planes("fast", "slow", weights={"fast": 3, "slow": 1})
+    with pytest.raises(ConfigError, match="a fault at a given time cannot meet planes with weights"):
+        fs.simulate(fabric, fs.collective("all_to_all", size="64KiB", ranks=4), faults=["lanes:gpu0-slow.0=0.5@1us"])
 
 
 def sent_over(result: fs.Result, name: str) -> int:

@@ -264,7 +264,7 @@ def refuse_untimed(network: Network, state: State) -> None:
     """Raise ConfigError where no network may take the place of another amid a run."""
     for found, what, remedy in (
         (state.clock["num_groups"][0] > 0, "in-network operations", "use a ring"),
-        (network.detour_count is not None, "detours", "use another routing"),
+        (state.clock["detours"][0] == 1, "detours", "use another routing"),
         (network.weights is not None, "planes with weights", "drop the weights"),
     ):
         if found:

@@ -88,8 +88,8 @@ def check_groups(network: Network, schedule: Schedule, terminal_of_rank: Int32) 
         return
     if network.reduction_ps_per_byte is None:
         raise ConfigError(
-            f"the switches of {network.name} neither reduce nor copy packets, or not between racks: use another "
-            "algorithm, or a fabric of one rack whose tier of switches has a reduction, such as nvl72 or hgx-h100"
+            f"the switches of {network.name} do not reduce or copy packets, which none do between racks: use another "
+            "algorithm, or one rack (without --racks) of a fabric whose switches do, such as nvl72 or hgx-h100"
         )
     terminal = terminal_of_rank[schedule.tasks.rank]
     known: set[bytes] = set()

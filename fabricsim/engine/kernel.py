@@ -61,8 +61,8 @@ ROUND_ROBIN = int64(Arbitration.ROUND_ROBIN)
 PRIORITY = int64(Arbitration.PRIORITY)
 WHOLE, OPEN, CLOSE = int64(Part.WHOLE), int64(Part.OPEN), int64(Part.CLOSE)
 
-# One virtual channel, no adaptive choice, no in-network operation, and a fabric that stays as it is: what these need
-# costs nothing then.
+# No virtual channels, adaptive choices, in-network operations, weights or changes of the fabric: what these need costs
+# nothing then.
 PLAIN = _jit.plain
 
 MASK32 = hashing.MASK32

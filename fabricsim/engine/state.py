@@ -184,7 +184,10 @@ def window_shift(network: Network) -> int:
 
 
 def is_plain(state: State) -> bool:
-    """Tell whether the kernel that is compiled for plain fabrics may run *state*."""
+    """Tell whether the kernel for plain runs may run *state*.
+
+    They have no virtual channels, adaptive choices, in-network operations, weights or changes of the fabric.
+    """
     clock = state.clock[0]
     stays = clock["halt_ps"] == NEVER and clock["num_groups"] == 0 and clock["weighted"] == 0
     return bool(stays and clock["vc_mask"] == 0 and clock["routing"] != Routing.ADAPTIVE)

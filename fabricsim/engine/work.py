@@ -237,7 +237,7 @@ class Work:
             if later is not None:
                 cut[np.setdiff1d(np.arange(len(cut)), later)] = False
             for src_cut, dst_cut in zip(src[cut][:1].tolist(), dst[cut][:1].tolist(), strict=True):
-                raise unreachable(network, src_cut, dst_cut, self._changed_ps, "have no way any more")
+                raise unreachable(network, src_cut, dst_cut, self._changed_ps, "has no way any more")
         messages = message_rows(network, block.schedule, self._terminal_of_rank, self._seed, block.operation)
         if self._changed_ps:
             messages["bundle"] = old_bundles(state, network)[messages["bundle"]]

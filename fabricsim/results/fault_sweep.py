@@ -127,6 +127,11 @@ def sweep_faults(
     baseline_ps = _time_ps(baseline)
     if not baseline_ps:
         raise ConfigError("the operation takes no time without faults, so nothing can slow it down; move some bytes")
+    if each == "link" and any(len(block.schedule.messages.groups) for block in workload.blocks):
+        raise ConfigError(
+            "a dead link leaves the ranks of an in-network operation different planes, and it needs the same ones; use "
+            "--each switch or plane, or a ring"
+        )
     found: dict[tuple[Any, ...], FaultRow] = {}
     rows: list[FaultRow] = []
     broken = {fault.subject for fault in always}

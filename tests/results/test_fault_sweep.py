@@ -132,3 +132,10 @@ def test_a_workload_without_time_is_refused() -> None:
     """There is no slow-down of nothing."""
     with pytest.raises(ConfigError, match="takes no time"):
         sweep(two_tiers(), "plane", ranks=1, size="16B", endpoint="ideal")
+
+
+def test_dead_links_and_in_network_operations_do_not_meet() -> None:
+    """Ranks of different planes have no switch in common: refused at the start, with what can be swept in its place."""
+    workload = one_collective("all_reduce", size="64KiB", ranks=8, algorithm="sharp")
+    with pytest.raises(ConfigError, match="use --each switch or plane, or a ring"):
+        sweep_faults(fs.load_fabric("hgx-h100"), workload, each="link")

@@ -166,9 +166,31 @@ def test_a_pair_without_planes_at_its_time() -> None:
         OperationDraft([TaskDraft(0, not_before_ps=10**7), TaskDraft(1)], [MessageDraft(0, 1, 4096)]),
     ]
     planes = [f"plane:{plane}@5us" for plane in range(18)]
-    with pytest.raises(UnreachableError, match="at 5us, gpu0 to gpu1 have no way any more"):
+    with pytest.raises(UnreachableError, match="at 5us, gpu0 to gpu1 has no way any more"):
         run(*planes, schedule=build_schedule(2, drafts))
     run(*planes, schedule=build_schedule(2, drafts[:1]))
+
+
+@pytest.mark.parametrize(
+    ("fabric", "options", "algorithm", "link", "words"),
+    [
+        ("nvl72", {}, "sharp", "gpu0-nvswitch.0.0", "in-network operations: leave out its time, or use a ring"),
+        (
+            "ub-mesh-1024",
+            {"routing": "ugal"},
+            "ring",
+            "io.0-io.1",
+            "detours: leave out its time, or use another routing",
+        ),
+    ],
+)
+def test_what_cannot_change_amid_a_run(
+    fabric: str, options: dict[str, str], algorithm: str, link: str, words: str
+) -> None:
+    """A fault at a time is refused where the rules for it do not say what would happen."""
+    schedule = fs.collective("all_reduce", size="64KiB", ranks=4, algorithm=algorithm)
+    with pytest.raises(ConfigError, match=f"a fault at a given time cannot meet {words}"):
+        fs.simulate(fabric, schedule, faults=[f"lanes:{link}=0.5@1us"], **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
