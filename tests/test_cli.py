@@ -121,8 +121,7 @@ def test_an_estimate_stands_where_the_run_would(
     assert re.findall(r"^measured +(all|the first) ", out, re.M) == ["all", "the first"]
     assert len(re.findall(r"^time +\d.*: .* to build its tables, .* in the engine$", out, re.M)) == 2
     assert (
-        len(re.findall(r"^memory +[\d,]+ MiB: process [\d,]+ MiB, tables \d+ MiB, packets in flight ", out, re.M))
-        == 2
+        len(re.findall(r"^memory +[\d,]+ MiB: process [\d,]+ MiB, tables \d+ MiB, packets in flight ", out, re.M)) == 2
     )
     assert "busbw" not in out
     assert "tiny latencies" not in out
