@@ -30,6 +30,7 @@
 /* Used before they are defined, for the order is that of kernel.py. */
 INLINE int64_t latency_bucket(fabric_state *state, int64_t domain, int64_t latency_ps);
 static void complete_part(fabric_state *state, int64_t part, int64_t message);
+static void fold_bins(fabric_state *state, int64_t domain);
 INLINE _Bool relays_any(fabric_state *state);
 static void copy_packet(fabric_state *state, int64_t domain, int64_t index);
 static void merge_packet(fabric_state *state, int64_t domain, int64_t index);
@@ -193,10 +194,11 @@ INLINE int64_t take_credits(fabric_state *state, int64_t domain, int64_t channel
 
 /* Eject the packet whose head arrives at a terminal at head_ps: the server is a FIFO, so its end is known now. */
 INLINE void eject_packet(fabric_state *state, int64_t domain, int64_t channel, int64_t index, int64_t head_ps,
-                         int64_t injected_ps, int64_t message, int64_t payload)
+                         int64_t injected_ps, int64_t message, int64_t payload, int64_t before)
 {
     channel_row *row = &state->channels[server_of(state, channel)];
-    int64_t end_ps = max(head_ps, row->ejection_free_ps) + state->durations[row->ejection_row + payload].value;
+    int64_t ejection_ps = state->durations[row->ejection_row + payload].value;
+    int64_t end_ps = max(head_ps, row->ejection_free_ps) + ejection_ps;
     row->ejection_free_ps = end_ps;
     return_credit(state, domain, index, end_ps + row->latency_ps);
 
@@ -211,6 +213,14 @@ INLINE void eject_packet(fabric_state *state, int64_t domain, int64_t channel, i
             owner->num_complete += 1;
         } else {
             complete_part(state, part, message);
+        }
+    }
+    if (injected_ps < 0) {
+        state->parts[part].way_propagation_ps = ~injected_ps;
+        state->parts[part].way_serialization_ps += ejection_ps;
+        injected_ps = state->parts[part].last_injection_ps;
+        if (relays_any(state) && before != NONE && state->relays[before].holder != NONE) {
+            injected_ps = state->relays[before].injected_ps;
         }
     }
 
@@ -256,9 +266,64 @@ INLINE int64_t choose_output(fabric_state *state, int64_t channel, int64_t messa
     return row->first_output + state->candidates[place].output + kept_vc(state, channel);
 }
 
-/* Hand a packet that starts on a channel to what stands at its end: an output of a switch, or an ejection. */
+/* Note why the packet that attribution follows for a part waited at a switch: seldom for more than its turn. */
+INLINE void note_way(fabric_state *state, int64_t part, int64_t serialization_ps, int64_t credit_stall_ps)
+{
+    if (serialization_ps + credit_stall_ps > 0) {
+        state->parts[part].way_serialization_ps += serialization_ps;
+        state->parts[part].way_credit_stall_ps += credit_stall_ps;
+    }
+}
+
+/* Add what a channel did in this window to the timeline; its room was at least room_bytes. */
+INLINE void note_use(fabric_state *state, int64_t domain, int64_t channel, int64_t busy_ps, int64_t stall_ps,
+                     int64_t room_bytes)
+{
+    meter_row *meter = &state->meters[channel];
+    use_row *use = &state->timeline[state->domains[domain].first_use + meter->channel_class];
+    use->busy_ps += busy_ps;
+    use->credit_stall_ps += stall_ps;
+    use->peak_occupancy_bytes = max(use->peak_occupancy_bytes, meter->buffer_bytes - room_bytes);
+}
+
+/* Find the bin of the timeline for the window of a domain. */
+INLINE void find_bin(fabric_state *state, int64_t domain)
+{
+    domain_row *owner = &state->domains[domain];
+    while (owner->window_start_ps >> owner->bin_shift >= TIMELINE_BINS) {
+        fold_bins(state, domain);
+    }
+    int64_t place = domain * TIMELINE_BINS + (owner->window_start_ps >> owner->bin_shift);
+    owner->first_use = place * state->clock->num_classes;
+}
+
+/* Make bins of a domain twice as long. */
+static void fold_bins(fabric_state *state, int64_t domain)
+{
+    use_row *timeline = state->timeline;
+    int64_t num_classes = state->clock->num_classes;
+    int64_t first = domain * TIMELINE_BINS * num_classes;
+    int64_t half = TIMELINE_BINS / 2 * num_classes;
+    for (int64_t place = 0; place < half; place++) {
+        int64_t one = first + place / num_classes * 2 * num_classes + place % num_classes;
+        int64_t other = one + num_classes;
+        use_row *use = &timeline[first + place];
+        use->busy_ps = timeline[one].busy_ps + timeline[other].busy_ps;
+        use->credit_stall_ps = timeline[one].credit_stall_ps + timeline[other].credit_stall_ps;
+        use->peak_occupancy_bytes = max(timeline[one].peak_occupancy_bytes, timeline[other].peak_occupancy_bytes);
+    }
+    for (int64_t place = first + half; place < first + 2 * half; place++) {
+        timeline[place].busy_ps = 0;
+        timeline[place].credit_stall_ps = 0;
+        timeline[place].peak_occupancy_bytes = 0;
+    }
+    state->domains[domain].bin_shift += 1;
+}
+
+/* Hand a packet that starts on a channel to what stands at its end: an output of a switch, or an ejection; before is
+   its row so far, NONE on the first channel. */
 INLINE void pass_on(fabric_state *state, int64_t domain, int64_t channel, int64_t start_ps, int64_t injected_ps,
-                    int64_t message, int64_t destination, int64_t payload)
+                    int64_t message, int64_t destination, int64_t payload, int64_t before)
 {
     channel_row *row = &state->channels[channel];
     int64_t head_ps = start_ps + row->latency_ps;
@@ -267,8 +332,11 @@ INLINE void pass_on(fabric_state *state, int64_t domain, int64_t channel, int64_
     packet->channel = channel;
     packet->payload_bytes = payload;
     state->domains[domain].hops += 1;
+    if (injected_ps < 0) {
+        injected_ps -= row->latency_ps;
+    }
     if (row->route_row == NONE) {
-        eject_packet(state, domain, channel, index, head_ps, injected_ps, message, payload);
+        eject_packet(state, domain, channel, index, head_ps, injected_ps, message, payload, before);
         return;
     }
     packet->time_ps = head_ps;
@@ -330,8 +398,9 @@ static void copy_packet(fabric_state *state, int64_t domain, int64_t index)
     state->relays[index].left = group->count;
     state->relays[index].until_ps = 0;
     for (int64_t message = group->first; message < end; message++) {
-        relay_packet(state, domain, packet->channel, packet->time_ps, packet->injected_ps, message,
-                     packet->payload_bytes, index);
+        int64_t copy = relay_packet(state, domain, packet->channel, packet->time_ps, packet->injected_ps, message,
+                                    packet->payload_bytes, index);
+        state->relays[copy].injected_ps = packet->time_ps - state->channels[packet->channel].latency_ps;
     }
 }
 
@@ -364,10 +433,16 @@ static void merge_packet(fabric_state *state, int64_t domain, int64_t index)
 
     int64_t ring = (int64_t)group->merge_mask + 1;
     merge_row *merge = &state->merges[group->first_merge + plane * ring + (number & (ring - 1))];
+    int64_t injected_ps = head_ps - channels[channel].latency_ps;
+    int64_t propagation_ps = 0;
+    if (packet->injected_ps < 0) {
+        propagation_ps = channels[channel].latency_ps;
+    }
     if (merge->count == 0) {
         merge->time_ps = head_ps;
         merge->earliest_ps = earliest_ps;
-        merge->injected_ps = packet->injected_ps;
+        merge->injected_ps = injected_ps;
+        merge->propagation_ps = propagation_ps;
         merge->channel = channel;
         packet->next = NONE;
     } else {
@@ -376,7 +451,8 @@ static void merge_packet(fabric_state *state, int64_t domain, int64_t index)
             merge->channel = channel;
         }
         merge->earliest_ps = max(merge->earliest_ps, earliest_ps);
-        merge->injected_ps = min(merge->injected_ps, packet->injected_ps);
+        merge->injected_ps = min(merge->injected_ps, injected_ps);
+        merge->propagation_ps += propagation_ps;
         packet->next = merge->first;
     }
     merge->first = index;
@@ -391,8 +467,12 @@ static void merge_packet(fabric_state *state, int64_t domain, int64_t index)
         &state->contributions[group->first_contribution + plane * sources + number % sources];
     int64_t begin_ps = max(merge->time_ps, reducer->reducer_free_ps);
     reducer->reducer_free_ps = begin_ps + group->reduction_ps;
-    int64_t merged =
-        relay_packet(state, domain, merge->channel, begin_ps, merge->injected_ps, message, payload, index);
+    injected_ps = merge->injected_ps;
+    if (merge->propagation_ps > 0) {
+        injected_ps = ~merge->propagation_ps;
+    }
+    int64_t merged = relay_packet(state, domain, merge->channel, begin_ps, injected_ps, message, payload, index);
+    state->relays[merged].injected_ps = merge->injected_ps;
     lead_ps = group->reduction_ps - serialization_ps;
     state->relays[merged].earliest_ps = max(merge->earliest_ps, begin_ps + max(0, lead_ps));
 }
@@ -583,7 +663,7 @@ INLINE void serve_queue(fabric_state *state, int64_t domain, int64_t channel, in
     duration_row *durations = state->durations;
     int64_t free_ps = row->free_ps;
     int64_t room_bytes = row->room_bytes;
-    int64_t least_room_bytes = row->least_room_bytes;
+    int64_t least_room_bytes = NEVER;
     int64_t started = 0, busy_ps = 0, bytes = 0, stall_ps = 0;
     int64_t blocked = 0;
     int64_t wake_ps = NEVER;
@@ -597,8 +677,8 @@ INLINE void serve_queue(fabric_state *state, int64_t domain, int64_t channel, in
         int64_t wire_bytes = durations[payload].value;
         int64_t serialization_ps = durations[row->serialization_row + payload].value;
         /* A faster output waits so that it never runs dry: e in docs/physics.md, section 5. */
-        int64_t lead_ps = durations[channels[came_by].serialization_row + payload].value - serialization_ps;
-        int64_t could_ps = max(earliest_start(state, index, packet->time_ps + max(0, lead_ps)), free_ps);
+        int64_t lead_ps = max(0, durations[channels[came_by].serialization_row + payload].value - serialization_ps);
+        int64_t could_ps = max(earliest_start(state, index, packet->time_ps + lead_ps), free_ps);
         if (could_ps >= until_ps) {
             wake_ps = could_ps;
             break;
@@ -627,20 +707,26 @@ INLINE void serve_queue(fabric_state *state, int64_t domain, int64_t channel, in
         stall_ps += start_ps - could_ps;
         free_ps = start_ps + serialization_ps;
         int64_t after = packet->next;
-        pass_on(state, domain, channel, start_ps, packet->injected_ps, packet->message, packet->destination,
-                payload);
+        if (packet->injected_ps < 0) {
+            note_way(state, (int64_t)row->first_part + packet->message, lead_ps, start_ps - could_ps);
+        }
+        pass_on(state, domain, channel, start_ps, packet->injected_ps, packet->message, packet->destination, payload,
+                index);
         leave_buffer(state, domain, index, came_by, free_ps);
         index = after;
     }
     row->queue_first = index;
     row->free_ps = free_ps;
     row->room_bytes = room_bytes;
-    row->least_room_bytes = least_room_bytes;
     row->blocked = blocked;
-    row->packets += started;
-    row->busy_ps += busy_ps;
-    row->wire_bytes += bytes;
-    row->credit_stall_ps += stall_ps;
+    if (started > 0) {
+        row->least_room_bytes = min(row->least_room_bytes, least_room_bytes);
+        row->packets += started;
+        row->busy_ps += busy_ps;
+        row->wire_bytes += bytes;
+        row->credit_stall_ps += stall_ps;
+        note_use(state, domain, channel, busy_ps, stall_ps, least_room_bytes);
+    }
     if (adapts(state)) {
         state->backlogs[channel].queued_bytes -= bytes;
     }
@@ -746,7 +832,8 @@ static void serve_vcs(fabric_state *state, int64_t domain, int64_t channel, int6
         int64_t payload = packet->payload_bytes;
         int64_t serialization_ps = durations[server->serialization_row + payload].value;
         int64_t lead_ps = durations[state->channels[came_by].serialization_row + payload].value - serialization_ps;
-        int64_t could_ps = earliest_start(state, index, packet->time_ps + max(0, lead_ps));
+        lead_ps = max(0, lead_ps);
+        int64_t could_ps = earliest_start(state, index, packet->time_ps + lead_ps);
         int64_t start_ps = max(arbiter->pick_ps, could_ps);
         wake_ps = start_ps;
         if (start_ps >= until_ps) {
@@ -757,13 +844,19 @@ static void serve_vcs(fabric_state *state, int64_t domain, int64_t channel, int6
         row->packets += 1;
         row->busy_ps += serialization_ps;
         row->wire_bytes += durations[payload].value;
-        row->credit_stall_ps += start_ps - max(could_ps, server->free_ps);
+        int64_t stall_ps = start_ps - max(could_ps, server->free_ps);
+        row->credit_stall_ps += stall_ps;
+        note_use(state, domain, vc, serialization_ps, stall_ps, row->room_bytes);
         started_bytes += durations[payload].value;
         server->free_ps = start_ps + serialization_ps;
         row->queue_first = packet->next;
         arbiter->picked = NONE;
         arbiter->served = vc - channel;
-        pass_on(state, domain, vc, start_ps, packet->injected_ps, packet->message, packet->destination, payload);
+        if (packet->injected_ps < 0) {
+            note_way(state, (int64_t)server->first_part + packet->message, lead_ps, stall_ps);
+        }
+        pass_on(state, domain, vc, start_ps, packet->injected_ps, packet->message, packet->destination, payload,
+                index);
         leave_buffer(state, domain, index, came_by, start_ps + serialization_ps);
     }
     if (adapts(state)) {
@@ -1116,6 +1209,8 @@ INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector)
         }
         share_row *share = &shares[index];
         share->until_ps = taken_ps + state->clock->message_overhead_ps;
+        share->endpoint_ps = share->until_ps - message->ready_ps;
+        share->serialization_ps = 0;
         share->bytes_left = share_bytes_of(state, injector, message_index);
         share->message = message_index;
         share->destination = message->destination;
@@ -1222,6 +1317,39 @@ INLINE int64_t next_payload(fabric_state *state, int64_t index, int64_t max_payl
     return min(share->bytes_left, PLAIN ? max_payload_bytes : share->payload_bytes);
 }
 
+/* Whose last packet the next one of a share on a channel is, or NONE; payload is what it carries. The carrier of a
+   reduction brings packets for all messages of its group; its own are every so many. */
+INLINE int64_t last_packet_of(fabric_state *state, int64_t channel, int64_t index, int64_t payload)
+{
+    int64_t message = state->shares[index].message;
+    if (relays_any(state) && state->messages[message].group != NONE) {
+        group_row *group = &state->groups[state->messages[message].group];
+        int64_t sources = group->sources;
+        if (sources > 1) {
+            int64_t plane = state->channels[channel].first_part / state->clock->num_messages;
+            int64_t place = message - group->first;
+            int64_t number = state->contributions[group->first_contribution + plane * sources + place].packets;
+            int64_t packets = group->packets;
+            if (number % sources != place || number / sources % packets != packets - 1) {
+                return NONE;
+            }
+            return message + number / (sources * packets) * sources;
+        }
+    }
+    return state->shares[index].bytes_left == payload ? message : NONE;
+}
+
+/* Note what became of the time of a share of a message until its last packet starts on a channel, now. */
+INLINE void note_injection(fabric_state *state, int64_t channel, int64_t index, int64_t message, int64_t now_ps)
+{
+    share_row *share = &state->shares[index];
+    part_row *part = &state->parts[state->channels[channel].first_part + message];
+    part->last_injection_ps = now_ps;
+    part->endpoint_ps = share->endpoint_ps;
+    part->serialization_ps = share->serialization_ps;
+    part->credit_stall_ps = state->channels[channel].credit_stall_ps - share->stalled_before_ps;
+}
+
 /* Let a free injection channel pick (docs/physics.md, section 8), again and again before until_ps; note when to look
    at it again. */
 static void serve_injector(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
@@ -1235,6 +1363,7 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
     duration_row *durations = state->durations;
     int64_t max_payload_bytes = state->clock->max_payload_bytes;
     int64_t now_ps = state->wakes[channel].wake_ps;
+    int64_t busy_ps = 0, stalled_ps = 0, least_room_bytes = NEVER;
     while (now_ps < until_ps) {
         if (server->next_message != NONE) {
             fill_slots(state, domain, injector);
@@ -1289,11 +1418,14 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
             continue;
         }
 
+        int64_t stall_ps = 0;
         if (row->blocked == 1) {
             for (int64_t vc = channel; vc < channel + num_vcs; vc++) {
                 channels[vc].blocked = 0;
             }
-            row->credit_stall_ps += now_ps - max(blocked_since(state, injector), row->free_ps);
+            stall_ps = now_ps - max(blocked_since(state, injector), row->free_ps);
+            row->credit_stall_ps += stall_ps;
+            stalled_ps += stall_ps;
         }
         share_row *share = &shares[index];
         int64_t message = share->message;
@@ -1301,16 +1433,28 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
         channel_row *buffer = &channels[vc];
         buffer->room_bytes -= wire_bytes;
         buffer->least_room_bytes = min(buffer->least_room_bytes, buffer->room_bytes);
+        least_room_bytes = min(least_room_bytes, buffer->room_bytes);
         row->packets += 1;
-        row->busy_ps += durations[row->serialization_row + payload].value;
+        int64_t serialization_ps = durations[row->serialization_row + payload].value;
+        int64_t injection_ps = durations[server->injection_row + payload].value;
+        busy_ps += serialization_ps;
         row->wire_bytes += wire_bytes;
-        int64_t free_ps = now_ps + durations[server->injection_row + payload].value;
+        int64_t free_ps = now_ps + injection_ps;
         row->free_ps = free_ps;
-        pass_on(state, domain, vc, now_ps, now_ps, message, share->destination, payload);
         if (share->started == 0) {
             share->started = 1;
+            share->stalled_before_ps = row->credit_stall_ps - min(stall_ps, now_ps - share->until_ps);
             state->parts[row->first_part + message].first_injection_ps = now_ps;
         }
+        int64_t injected_ps = now_ps;
+        int64_t last_of = last_packet_of(state, channel, index, payload);
+        if (last_of != NONE) {
+            note_injection(state, channel, index, last_of, now_ps);
+            injected_ps = ~(int64_t)0;
+        }
+        share->serialization_ps += serialization_ps;
+        share->endpoint_ps += injection_ps - serialization_ps;
+        pass_on(state, domain, vc, now_ps, injected_ps, message, share->destination, payload, NONE);
         share->bytes_left -= payload;
         share->joined = 2 * now_ps + 1;
         int64_t after = share->next;
@@ -1336,6 +1480,10 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
         if (server->ring_first != NONE || server->waiting_first != NONE || server->next_message != NONE) {
             now_ps = free_ps;
         }
+    }
+    if (busy_ps > 0) {
+        row->busy_ps += busy_ps;
+        note_use(state, domain, channel, busy_ps, stalled_ps, least_room_bytes);
     }
     state->wakes[channel].wake_ps = now_ps;
 }
@@ -1570,6 +1718,7 @@ static int64_t run_domain(fabric_state *state, int64_t domain, int64_t max_event
         if (!PLAIN) { /* a halt cuts a window in two */
             window_end_ps = min(((row->window_start_ps >> shift) + 1) << shift, clock->halt_ps);
         }
+        find_bin(state, domain);
         int64_t first_filled = ((row->window_start_ps >> shift) & clock->wheel_mask) * clock->num_banks;
         for (int64_t place = row->next_place; place < num_terminals; place++) {
             if (row->num_free_packets < row->max_starts) {

@@ -4,6 +4,7 @@
 #define NEVER 4611686018427387904
 #define BANK_SHIFT 5
 #define ADAPTIVE_SLACK 4
+#define TIMELINE_BINS 256
 #define LATENCY_SHIFT 8
 #define LATENCY_BUCKETS 128
 
@@ -67,6 +68,7 @@ typedef struct {
     int64_t halt_ps; /* epochs and windows end here at the latest, for the tables to change; NEVER: none do */
     int64_t tasks_left; /* tasks that have not ended */
     int64_t waits_left; /* tasks that have not started, and messages that are not ready */
+    int64_t num_classes; /* classes of channels: timeline has so many rows per bin */
     int64_t num_groups; /* rows of groups; without any the tables of in-network operations have one empty row */
     int64_t more_work; /* 1 while blocks of the workload are to be admitted */
     int64_t admit_ps; /* an epoch that ends later needs the next block; NEVER: none begins by itself */
@@ -92,12 +94,14 @@ typedef struct {
     int64_t packet_latency_max_ps; /* largest packet latency so far */
     int64_t first_latency; /* its histogram: first row of latencies */
     int64_t latency_shift; /* of the bucket of the latest packet */
+    int64_t bin_shift; /* log2 of the length of its bins of the timeline in ps */
+    int64_t first_use; /* of the bin that its window is in: first row of timeline */
     int64_t num_free_packets; /* length of the list of free packets */
     uint32_t free_packet; /* head of the list of free packets */
     uint32_t free_share; /* head of the list of free shares */
     uint32_t num_sent; /* parts that were sent in this epoch: length of its list in sent */
     uint32_t num_complete; /* parts whose last packet got its delivery time in this epoch: of that in complete */
-    char filling[48];
+    char filling[32];
 } domain_row;
 
 /* terminals: what a terminal is beside its channels */
@@ -169,7 +173,7 @@ typedef struct {
 /* packets: packets in the buffer at the end of a channel, from the start on that channel until the credit is taken */
 typedef struct {
     int64_t time_ps; /* head arrival; once started on the next channel: when the credit is usable */
-    int64_t injected_ps; /* start on the first channel */
+    int64_t injected_ps; /* start on the first channel. Of the last packet that a share injects for a message, which attribution follows, the complement of the latencies that it has crossed: a number below 0 */
     uint32_t message; /* its message; once started: the packet before it among the credits */
     uint32_t channel; /* the channel that it came by, whose room it holds */
     uint32_t next; /* next packet of the inbox, the queue, the credits or the free list */
@@ -180,6 +184,7 @@ typedef struct {
 /* relays: by row of packets, where there are in-network operations: a packet that a switch made, a copy or a merged one, takes no room itself but stands for packets that do, its holders */
 typedef struct {
     int64_t earliest_ps; /* it starts no earlier; 0 for all other packets */
+    int64_t injected_ps; /* start on the first channel of what a packet was made of */
     int64_t until_ps; /* of the first holder: end of the last packet made of it so far */
     uint32_t holder; /* the first of its holders, a list; NONE: no switch made the packet */
     uint32_t left; /* of the first holder: packets made of it that have not started */
@@ -209,6 +214,7 @@ typedef struct {
     int64_t time_ps; /* the last head arrival */
     int64_t earliest_ps; /* the packet made of them starts no earlier */
     int64_t injected_ps; /* the first start on a first channel */
+    int64_t propagation_ps; /* latency crossed by the one that attribution follows; 0: it has not come */
     uint32_t channel; /* the one by which the last head comes */
     uint32_t first; /* those that have come so far, a list */
     uint32_t count; /* length of the list; 0: none, and the rest says nothing */
@@ -274,6 +280,9 @@ typedef struct {
 typedef struct {
     int64_t until_ps; /* in use: end of the message overhead; afterwards: since when the slot is free */
     int64_t bytes_left; /* not yet injected */
+    int64_t endpoint_ps; /* since its message was ready: wait for the slot, message overhead, slow copies */
+    int64_t serialization_ps; /* of its packets on this channel */
+    int64_t stalled_before_ps; /* stall of the channel for room that came before the share had it to bear */
     int64_t joined; /* twice the time at which it went to the back of the ring, + 1 if it was served then */
     uint32_t message;
     uint32_t destination;
@@ -322,11 +331,18 @@ typedef struct {
     uint32_t after_complete_count;
 } message_row;
 
-/* parts: the share of a message on one plane: row plane * num_messages + message. Written by the plane's domain, and read when the epoch has ended */
+/* parts: the share of a message on one plane: row plane * num_messages + message. Written by the plane's domain, and read when the epoch has ended. What became of its time (docs/physics.md, section 10) in two pieces, up to the start of its last packet on the first channel and on that packet's way from there */
 typedef struct {
     int64_t first_injection_ps; /* start of its first packet */
     int64_t sent_ps; /* end of the injection time of its last packet */
     int64_t complete_ps; /* its last delivery */
+    int64_t last_injection_ps; /* start of its last packet */
+    int64_t endpoint_ps; /* before: wait for a slot, message overhead, slow copies */
+    int64_t serialization_ps; /* before: its other packets on the first channel */
+    int64_t credit_stall_ps; /* before: the first channel stood still for room */
+    int64_t way_propagation_ps; /* after: latencies */
+    int64_t way_serialization_ps; /* after: waits for slower channels before it, and its ejection */
+    int64_t way_credit_stall_ps; /* after: waits for room at switches */
 } part_row;
 
 /* counts: by row of parts; apart because each delivery counts */
@@ -383,6 +399,19 @@ typedef struct {
     int64_t packets;
 } latency_row;
 
+/* meters: per channel: where and how its use is kept */
+typedef struct {
+    int64_t buffer_bytes; /* size of the buffer downstream */
+    uint32_t channel_class;
+} meter_row;
+
+/* timeline: use of the channels of a class by bin of time: row (domain * TIMELINE_BINS + bin) * num_classes + class. A start is in the bin of its window */
+typedef struct {
+    int64_t busy_ps; /* serialization of the packets that started in the bin */
+    int64_t credit_stall_ps; /* time that they lost waiting for room */
+    int64_t peak_occupancy_bytes; /* largest occupancy of one buffer just after one of these starts */
+} use_row;
+
 /* keys: scratch: sort keys of the packets that reach an output */
 typedef struct {
     int64_t key;
@@ -428,6 +457,8 @@ typedef struct {
     send_row *sends;
     successor_row *successors;
     latency_row *latencies;
+    meter_row *meters;
+    use_row *timeline;
     key_row *keys;
     swap_row *swap;
 } fabric_state;

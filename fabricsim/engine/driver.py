@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fabricsim.engine import backends
 from fabricsim.engine.changes import Change, change_network
-from fabricsim.engine.layout import LATENCY_ROWS, NEVER, Code, Part, State
+from fabricsim.engine.layout import LATENCY_ROWS, NEVER, TIMELINE_BINS, Code, Part, State
 from fabricsim.engine.stall import describe_stall
 from fabricsim.engine.state import LIMIT_PS, allocate, grow, is_plain, total_packets
 from fabricsim.engine.threads import Threads, threads_of_run
@@ -43,6 +43,29 @@ class Progress:
     compiling: str = ""  #: before the run: that the kernel is being compiled, here or by whom
 
 
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """The use of channels over time; bin b is [b * bin_ps, (b + 1) * bin_ps), and all belongs to the bin of its start.
+
+    ``busy_ps`` (sum of serialization), ``credit_stall_ps`` and ``peak_occupancy_bytes`` (of one buffer, just after a
+    start) are int64 of the shape (domains, channel classes, bins); domains are planes where planes run apart, else one
+    of all. ``bin_ps`` is a power of two.
+    """
+
+    bin_ps: int
+    busy_ps: Int64
+    credit_stall_ps: Int64
+    peak_occupancy_bytes: Int64
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether all figures are equal."""
+        return isinstance(other, Timeline) and all(
+            np.array_equal(vars(self)[name], vars(other)[name]) for name in vars(self)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True)
 class RunFigures:
     """What a kernel recorded of a run as a whole (docs/physics.md, section 10); int64 arrays unless said otherwise.
@@ -65,6 +88,7 @@ class RunFigures:
     domain_latency_counts: Int64
     domain_latency_sum_ps: tuple[int, ...]
     domain_packets: Int64
+    timeline: Timeline
     packets: int
     packet_hops: int
     engine_s: float
@@ -251,6 +275,7 @@ class Simulation:
             domain_latency_counts=domain_latency_counts,
             domain_latency_sum_ps=tuple(self._latency_sum_ps),
             domain_packets=self.state.domains["delivered_packets"].astype(np.int64),
+            timeline=timeline_of(self.state),
             packets=int(self.state.domains["delivered_packets"].sum()),
             packet_hops=int(channels["packets"].sum()),
             engine_s=self.engine_s,
@@ -258,6 +283,27 @@ class Simulation:
             kernel_reason=self.kernel_reason,
             threads=self.threads,
         )
+
+
+def timeline_of(state: State) -> Timeline:
+    """Return the timeline with bins as long as those of the domain that ran longest."""
+    shift = int(state.domains["bin_shift"].max())
+    shape = len(state.domains), TIMELINE_BINS, int(state.clock["num_classes"][0])
+    tables = state.timeline.reshape(shape)
+    merged = np.zeros(shape, tables.dtype)
+    for domain, table in enumerate(tables):
+        into = np.arange(TIMELINE_BINS) >> (shift - int(state.domains["bin_shift"][domain]))
+        for name in ("busy_ps", "credit_stall_ps"):
+            np.add.at(merged[name][domain], into, table[name])
+        np.maximum.at(merged["peak_occupancy_bytes"][domain], into, table["peak_occupancy_bytes"])
+    used = int(np.flatnonzero(merged["busy_ps"].any(axis=(0, 2))).max(initial=-1)) + 1
+    merged = merged[:, :used].transpose(0, 2, 1)
+    return Timeline(
+        bin_ps=1 << shift,
+        busy_ps=merged["busy_ps"].copy(),
+        credit_stall_ps=merged["credit_stall_ps"].copy(),
+        peak_occupancy_bytes=merged["peak_occupancy_bytes"].copy(),
+    )
 
 
 def refuse_untimed(network: Network, state: State) -> None:

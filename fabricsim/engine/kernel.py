@@ -34,6 +34,7 @@ from fabricsim.engine.layout import (
     BANK_SHIFT,
     LATENCY_BUCKETS,
     LATENCY_SHIFT,
+    TIMELINE_BINS,
     Arbitration,
     Code,
     Part,
@@ -203,11 +204,20 @@ def take_credits(state: State, domain: int, channel: int, until_ps: int) -> int:
 
 @jit
 def eject_packet(
-    state: State, domain: int, channel: int, index: int, head_ps: int, injected_ps: int, message: int, payload: int
+    state: State,
+    domain: int,
+    channel: int,
+    index: int,
+    head_ps: int,
+    injected_ps: int,
+    message: int,
+    payload: int,
+    before: int,
 ) -> None:
     """Eject the packet whose head arrives at a terminal at *head_ps*: the server is a FIFO, so its end is known now."""
     row = state.channels[server_of(state, channel)]
-    end_ps = max(head_ps, row["ejection_free_ps"]) + state.durations[row["ejection_row"] + payload]["value"]
+    ejection_ps = state.durations[row["ejection_row"] + payload]["value"]
+    end_ps = max(head_ps, row["ejection_free_ps"]) + ejection_ps
     row["ejection_free_ps"] = end_ps
     return_credit(state, domain, index, end_ps + row["latency_ps"])
 
@@ -222,6 +232,12 @@ def eject_packet(
             owner["num_complete"] += 1
         else:
             complete_part(state, part, message)
+    if injected_ps < 0:
+        state.parts[part]["way_propagation_ps"] = ~injected_ps
+        state.parts[part]["way_serialization_ps"] += ejection_ps
+        injected_ps = state.parts[part]["last_injection_ps"]
+        if not PLAIN and relays_any(state) and before != NONE and state.relays[before]["holder"] != NONE:
+            injected_ps = state.relays[before]["injected_ps"]
 
     latency_ps = end_ps - injected_ps
     owner["delivered_packets"] += 1
@@ -261,6 +277,57 @@ def choose_output(state: State, channel: int, message: int, destination: int) ->
 
 
 @jit
+def note_way(state: State, part: int, serialization_ps: int, credit_stall_ps: int) -> None:
+    """Note why the packet that attribution follows for a part waited at a switch: seldom for more than its turn."""
+    if serialization_ps + credit_stall_ps > 0:
+        state.parts[part]["way_serialization_ps"] += serialization_ps
+        state.parts[part]["way_credit_stall_ps"] += credit_stall_ps
+
+
+@jit
+def note_use(state: State, domain: int, channel: int, busy_ps: int, stall_ps: int, room_bytes: int) -> None:
+    """Add what *channel* did in this window to the timeline; its room was at least *room_bytes*."""
+    meter = state.meters[channel]
+    use = state.timeline[state.domains[domain]["first_use"] + int64(meter["channel_class"])]
+    use["busy_ps"] += busy_ps
+    use["credit_stall_ps"] += stall_ps
+    use["peak_occupancy_bytes"] = max(use["peak_occupancy_bytes"], meter["buffer_bytes"] - room_bytes)
+
+
+@jit
+def find_bin(state: State, domain: int) -> None:
+    """Find the bin of the timeline for the window of a domain."""
+    owner = state.domains[domain]
+    while owner["window_start_ps"] >> owner["bin_shift"] >= TIMELINE_BINS:
+        fold_bins(state, domain)
+    place = domain * TIMELINE_BINS + (owner["window_start_ps"] >> owner["bin_shift"])
+    owner["first_use"] = place * state.clock[0]["num_classes"]
+
+
+@jit
+def fold_bins(state: State, domain: int) -> None:
+    """Make bins of a domain twice as long."""
+    timeline = state.timeline
+    num_classes = state.clock[0]["num_classes"]
+    first = domain * TIMELINE_BINS * num_classes
+    half = TIMELINE_BINS // 2 * num_classes
+    for place in range(half):
+        one = first + place // num_classes * 2 * num_classes + place % num_classes
+        other = one + num_classes
+        use = timeline[first + place]
+        use["busy_ps"] = timeline[one]["busy_ps"] + timeline[other]["busy_ps"]
+        use["credit_stall_ps"] = timeline[one]["credit_stall_ps"] + timeline[other]["credit_stall_ps"]
+        use["peak_occupancy_bytes"] = max(
+            timeline[one]["peak_occupancy_bytes"], timeline[other]["peak_occupancy_bytes"]
+        )
+    for place in range(first + half, first + 2 * half):
+        timeline[place]["busy_ps"] = 0
+        timeline[place]["credit_stall_ps"] = 0
+        timeline[place]["peak_occupancy_bytes"] = 0
+    state.domains[domain]["bin_shift"] += 1
+
+
+@jit
 def pass_on(
     state: State,
     domain: int,
@@ -270,8 +337,12 @@ def pass_on(
     message: int,
     destination: int,
     payload: int,
+    before: int,
 ) -> None:
-    """Hand a packet that starts on *channel* to what stands at its end: an output of a switch, or an ejection."""
+    """Hand a packet that starts on *channel* to what stands at its end: an output of a switch, or an ejection.
+
+    *before* is its row so far, NONE on the first channel.
+    """
     row = state.channels[channel]
     head_ps = start_ps + row["latency_ps"]
     index = take_packet(state, domain)
@@ -279,8 +350,10 @@ def pass_on(
     packet["channel"] = channel
     packet["payload_bytes"] = payload
     state.domains[domain]["hops"] += 1
+    if injected_ps < 0:
+        injected_ps -= row["latency_ps"]
     if row["route_row"] == NONE:
-        eject_packet(state, domain, channel, index, head_ps, injected_ps, message, payload)
+        eject_packet(state, domain, channel, index, head_ps, injected_ps, message, payload, before)
         return
     packet["time_ps"] = head_ps
     packet["injected_ps"] = injected_ps
@@ -340,7 +413,7 @@ def copy_packet(state: State, domain: int, index: int) -> None:
     state.relays[index]["left"] = count
     state.relays[index]["until_ps"] = 0
     for message in range(first, first + count):
-        relay_packet(
+        copy = relay_packet(
             state,
             domain,
             int64(packet["channel"]),
@@ -350,6 +423,7 @@ def copy_packet(state: State, domain: int, index: int) -> None:
             int64(packet["payload_bytes"]),
             index,
         )
+        state.relays[copy]["injected_ps"] = packet["time_ps"] - state.channels[int64(packet["channel"])]["latency_ps"]
 
 
 @jit
@@ -383,10 +457,15 @@ def merge_packet(state: State, domain: int, index: int) -> None:
 
     ring = int64(group["merge_mask"]) + 1
     merge = state.merges[int64(group["first_merge"]) + plane * ring + (number & (ring - 1))]
+    injected_ps = head_ps - channels[channel]["latency_ps"]
+    propagation_ps = ZERO
+    if packet["injected_ps"] < 0:
+        propagation_ps = channels[channel]["latency_ps"]
     if merge["count"] == 0:
         merge["time_ps"] = head_ps
         merge["earliest_ps"] = earliest_ps
-        merge["injected_ps"] = packet["injected_ps"]
+        merge["injected_ps"] = injected_ps
+        merge["propagation_ps"] = propagation_ps
         merge["channel"] = channel
         packet["next"] = NONE
     else:
@@ -394,7 +473,8 @@ def merge_packet(state: State, domain: int, index: int) -> None:
             merge["time_ps"] = head_ps
             merge["channel"] = channel
         merge["earliest_ps"] = max(merge["earliest_ps"], earliest_ps)
-        merge["injected_ps"] = min(merge["injected_ps"], packet["injected_ps"])
+        merge["injected_ps"] = min(merge["injected_ps"], injected_ps)
+        merge["propagation_ps"] += propagation_ps
         packet["next"] = merge["first"]
     merge["first"] = index
     merge["count"] += 1
@@ -406,9 +486,11 @@ def merge_packet(state: State, domain: int, index: int) -> None:
     reducer = state.contributions[int64(group["first_contribution"]) + plane * sources + number % sources]
     begin_ps = max(merge["time_ps"], reducer["reducer_free_ps"])
     reducer["reducer_free_ps"] = begin_ps + group["reduction_ps"]
-    merged = relay_packet(
-        state, domain, int64(merge["channel"]), begin_ps, merge["injected_ps"], message, payload, index
-    )
+    injected_ps = merge["injected_ps"]
+    if merge["propagation_ps"] > 0:
+        injected_ps = ~merge["propagation_ps"]
+    merged = relay_packet(state, domain, int64(merge["channel"]), begin_ps, injected_ps, message, payload, index)
+    state.relays[merged]["injected_ps"] = merge["injected_ps"]
     lead_ps = group["reduction_ps"] - serialization_ps
     state.relays[merged]["earliest_ps"] = max(merge["earliest_ps"], begin_ps + max(ZERO, lead_ps))
 
@@ -584,7 +666,7 @@ def serve_queue(state: State, domain: int, channel: int, until_ps: int) -> None:
     durations = state.durations
     free_ps = row["free_ps"]
     room_bytes = row["room_bytes"]
-    least_room_bytes = row["least_room_bytes"]
+    least_room_bytes = NEVER
     started, busy_ps, bytes_, stall_ps = ZERO, ZERO, ZERO, ZERO
     blocked = ZERO
     wake_ps = NEVER
@@ -596,8 +678,8 @@ def serve_queue(state: State, domain: int, channel: int, until_ps: int) -> None:
         wire_bytes = durations[payload]["value"]
         serialization_ps = durations[row["serialization_row"] + payload]["value"]
         # A faster output waits so that it never runs dry: e in docs/physics.md, section 5.
-        lead_ps = durations[channels[came_by]["serialization_row"] + payload]["value"] - serialization_ps
-        could_ps = max(earliest_start(state, index, packet["time_ps"] + max(ZERO, lead_ps)), free_ps)
+        lead_ps = max(ZERO, durations[channels[came_by]["serialization_row"] + payload]["value"] - serialization_ps)
+        could_ps = max(earliest_start(state, index, packet["time_ps"] + lead_ps), free_ps)
         if could_ps >= until_ps:
             wake_ps = could_ps
             break
@@ -621,6 +703,8 @@ def serve_queue(state: State, domain: int, channel: int, until_ps: int) -> None:
         stall_ps += start_ps - could_ps
         free_ps = start_ps + serialization_ps
         after = int64(packet["next"])
+        if packet["injected_ps"] < 0:
+            note_way(state, int64(row["first_part"]) + int64(packet["message"]), lead_ps, start_ps - could_ps)
         pass_on(
             state,
             domain,
@@ -630,18 +714,21 @@ def serve_queue(state: State, domain: int, channel: int, until_ps: int) -> None:
             int64(packet["message"]),
             int64(packet["destination"]),
             payload,
+            index,
         )
         leave_buffer(state, domain, index, came_by, free_ps)
         index = after
     row["queue_first"] = index
     row["free_ps"] = free_ps
     row["room_bytes"] = room_bytes
-    row["least_room_bytes"] = least_room_bytes
     row["blocked"] = blocked
-    row["packets"] += started
-    row["busy_ps"] += busy_ps
-    row["wire_bytes"] += bytes_
-    row["credit_stall_ps"] += stall_ps
+    if started > 0:
+        row["least_room_bytes"] = min(row["least_room_bytes"], least_room_bytes)
+        row["packets"] += started
+        row["busy_ps"] += busy_ps
+        row["wire_bytes"] += bytes_
+        row["credit_stall_ps"] += stall_ps
+        note_use(state, domain, channel, busy_ps, stall_ps, least_room_bytes)
     if adapts(state):
         state.backlogs[channel]["queued_bytes"] -= bytes_
     state.wakes[channel]["wake_ps"] = wake_ps
@@ -731,7 +818,8 @@ def serve_vcs(state: State, domain: int, channel: int, until_ps: int) -> None:
         payload = int64(packet["payload_bytes"])
         serialization_ps = durations[server["serialization_row"] + payload]["value"]
         lead_ps = durations[state.channels[came_by]["serialization_row"] + payload]["value"] - serialization_ps
-        could_ps = earliest_start(state, index, packet["time_ps"] + max(ZERO, lead_ps))
+        lead_ps = max(ZERO, lead_ps)
+        could_ps = earliest_start(state, index, packet["time_ps"] + lead_ps)
         start_ps = max(arbiter["pick_ps"], could_ps)
         wake_ps = start_ps
         if start_ps >= until_ps:
@@ -741,12 +829,16 @@ def serve_vcs(state: State, domain: int, channel: int, until_ps: int) -> None:
         row["packets"] += 1
         row["busy_ps"] += serialization_ps
         row["wire_bytes"] += durations[payload]["value"]
-        row["credit_stall_ps"] += start_ps - max(could_ps, server["free_ps"])
+        stall_ps = start_ps - max(could_ps, server["free_ps"])
+        row["credit_stall_ps"] += stall_ps
+        note_use(state, domain, vc, serialization_ps, stall_ps, row["room_bytes"])
         started_bytes += durations[payload]["value"]
         server["free_ps"] = start_ps + serialization_ps
         row["queue_first"] = packet["next"]
         arbiter["picked"] = NONE
         arbiter["served"] = vc - channel
+        if packet["injected_ps"] < 0:
+            note_way(state, int64(server["first_part"]) + int64(packet["message"]), lead_ps, stall_ps)
         pass_on(
             state,
             domain,
@@ -756,6 +848,7 @@ def serve_vcs(state: State, domain: int, channel: int, until_ps: int) -> None:
             int64(packet["message"]),
             int64(packet["destination"]),
             payload,
+            index,
         )
         leave_buffer(state, domain, index, came_by, start_ps + serialization_ps)
     if adapts(state):
@@ -1074,6 +1167,8 @@ def fill_slots(state: State, domain: int, injector: int) -> None:
             taken_ps = max(taken_ps, shares[index]["until_ps"])
         share = shares[index]
         share["until_ps"] = taken_ps + state.clock[0]["message_overhead_ps"]
+        share["endpoint_ps"] = share["until_ps"] - message["ready_ps"]
+        share["serialization_ps"] = 0
         share["bytes_left"] = share_bytes_of(state, injector, message_index)
         share["message"] = message_index
         share["destination"] = message["destination"]
@@ -1171,6 +1266,39 @@ def next_payload(state: State, index: int, max_payload_bytes: int) -> int:
 
 
 @jit
+def last_packet_of(state: State, channel: int, index: int, payload: int) -> int:
+    """Return whose last packet the next one of a share on *channel* is, or NONE; *payload* is what it carries.
+
+    The carrier of a reduction brings packets for all messages of its group; its own are every so many.
+    """
+    message = int64(state.shares[index]["message"])
+    if not PLAIN and relays_any(state) and state.messages[message]["group"] != NONE:
+        group = state.groups[int64(state.messages[message]["group"])]
+        sources = int64(group["sources"])
+        if sources > 1:
+            plane = int64(state.channels[channel]["first_part"]) // state.clock[0]["num_messages"]
+            place = message - int64(group["first"])
+            row = int64(group["first_contribution"]) + plane * sources + place
+            number = state.contributions[row]["packets"]
+            packets = int64(group["packets"])
+            if number % sources != place or number // sources % packets != packets - 1:
+                return NONE
+            return message + number // (sources * packets) * sources
+    return message if state.shares[index]["bytes_left"] == payload else NONE
+
+
+@jit
+def note_injection(state: State, channel: int, index: int, message: int, now_ps: int) -> None:
+    """Note what became of the time of a share of *message* until its last packet starts on *channel*, now."""
+    share = state.shares[index]
+    part = state.parts[int64(state.channels[channel]["first_part"]) + message]
+    part["last_injection_ps"] = now_ps
+    part["endpoint_ps"] = share["endpoint_ps"]
+    part["serialization_ps"] = share["serialization_ps"]
+    part["credit_stall_ps"] = state.channels[channel]["credit_stall_ps"] - share["stalled_before_ps"]
+
+
+@jit
 def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> None:
     """Let a free injection channel pick (docs/physics.md, section 8), again and again before *until_ps*.
 
@@ -1185,6 +1313,7 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
     durations = state.durations
     max_payload_bytes = state.clock[0]["max_payload_bytes"]
     now_ps = state.wakes[channel]["wake_ps"]
+    busy_ps, stalled_ps, least_room_bytes = ZERO, ZERO, NEVER
     while now_ps < until_ps:
         if server["next_message"] != NONE:
             fill_slots(state, domain, injector)
@@ -1228,25 +1357,39 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
                     now_ps = min(now_ps, state.packets[channels[vc]["credit_first"]]["time_ps"])
             continue
 
+        stall_ps = ZERO
         if row["blocked"] == 1:
             for vc in range(channel, channel + num_vcs):
                 channels[vc]["blocked"] = 0
-            row["credit_stall_ps"] += now_ps - max(blocked_since(state, injector), row["free_ps"])
+            stall_ps = now_ps - max(blocked_since(state, injector), row["free_ps"])
+            row["credit_stall_ps"] += stall_ps
+            stalled_ps += stall_ps
         share = shares[index]
         message = int64(share["message"])
         vc = vc_of_share(state, channel, index)
         buffer = channels[vc]
         buffer["room_bytes"] -= wire_bytes
         buffer["least_room_bytes"] = min(buffer["least_room_bytes"], buffer["room_bytes"])
+        least_room_bytes = min(least_room_bytes, buffer["room_bytes"])
         row["packets"] += 1
-        row["busy_ps"] += durations[row["serialization_row"] + payload]["value"]
+        serialization_ps = durations[row["serialization_row"] + payload]["value"]
+        injection_ps = durations[server["injection_row"] + payload]["value"]
+        busy_ps += serialization_ps
         row["wire_bytes"] += wire_bytes
-        free_ps = now_ps + durations[server["injection_row"] + payload]["value"]
+        free_ps = now_ps + injection_ps
         row["free_ps"] = free_ps
-        pass_on(state, domain, vc, now_ps, now_ps, message, int64(share["destination"]), payload)
         if share["started"] == 0:
             share["started"] = 1
+            share["stalled_before_ps"] = row["credit_stall_ps"] - min(stall_ps, now_ps - share["until_ps"])
             state.parts[row["first_part"] + message]["first_injection_ps"] = now_ps
+        injected_ps = now_ps
+        last_of = last_packet_of(state, channel, index, payload)
+        if last_of != NONE:
+            note_injection(state, channel, index, last_of, now_ps)
+            injected_ps = ~ZERO
+        share["serialization_ps"] += serialization_ps
+        share["endpoint_ps"] += injection_ps - serialization_ps
+        pass_on(state, domain, vc, now_ps, injected_ps, message, int64(share["destination"]), payload, NONE)
         share["bytes_left"] -= payload
         share["joined"] = 2 * now_ps + 1
         after = int64(share["next"])
@@ -1267,6 +1410,9 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
         now_ps = NEVER
         if server["ring_first"] != NONE or server["waiting_first"] != NONE or server["next_message"] != NONE:
             now_ps = free_ps
+    if busy_ps > 0:
+        row["busy_ps"] += busy_ps
+        note_use(state, domain, channel, busy_ps, stalled_ps, least_room_bytes)
     state.wakes[channel]["wake_ps"] = now_ps
 
 
@@ -1457,6 +1603,7 @@ def run_domain(state: State, domain: int, max_events: int) -> int:
         window_end_ps = row["window_start_ps"] + (int64(1) << shift)
         if not PLAIN:  # a halt cuts a window in two
             window_end_ps = min(((row["window_start_ps"] >> shift) + 1) << shift, clock["halt_ps"])
+        find_bin(state, domain)
         first_filled = ((row["window_start_ps"] >> shift) & clock["wheel_mask"]) * clock["num_banks"]
         for place in range(row["next_place"], num_terminals):
             if row["num_free_packets"] < row["max_starts"]:

@@ -28,6 +28,7 @@ LINE_BYTES = 64  #: a cache line: two threads that write into one wait for each 
 LATENCY_SHIFT = 8  #: a latency keeps its 8 leading bits in the histogram: buckets are at most 1/128 wide
 LATENCY_BUCKETS = 1 << (LATENCY_SHIFT - 1)  #: buckets per doubling of the latency
 LATENCY_ROWS = LATENCY_BUCKETS * 64  #: buckets of one domain
+TIMELINE_BINS = 256  #: bins of equal length in which the use of channels is kept; even
 
 
 class Code(IntEnum):
@@ -147,6 +148,7 @@ TABLES = (
             ),
             Field("tasks_left", "i8", "tasks that have not ended"),
             Field("waits_left", "i8", "tasks that have not started, and messages that are not ready"),
+            Field("num_classes", "i8", "classes of channels: timeline has so many rows per bin"),
             Field(
                 "num_groups", "i8", "rows of groups; without any the tables of in-network operations have one empty row"
             ),
@@ -180,6 +182,8 @@ TABLES = (
             Field("packet_latency_max_ps", "i8", "largest packet latency so far"),
             Field("first_latency", "i8", "its histogram: first row of latencies"),
             Field("latency_shift", "i8", "of the bucket of the latest packet"),
+            Field("bin_shift", "i8", "log2 of the length of its bins of the timeline in ps"),
+            Field("first_use", "i8", "of the bin that its window is in: first row of timeline"),
             Field("num_free_packets", "i8", "length of the list of free packets"),
             Field("free_packet", "u4", "head of the list of free packets"),
             Field("free_share", "u4", "head of the list of free shares"),
@@ -279,7 +283,12 @@ TABLES = (
         "packets in the buffer at the end of a channel, from the start on that channel until the credit is taken",
         (
             Field("time_ps", "i8", "head arrival; once started on the next channel: when the credit is usable"),
-            Field("injected_ps", "i8", "start on the first channel"),
+            Field(
+                "injected_ps",
+                "i8",
+                "start on the first channel. Of the last packet that a share injects for a message, which attribution "
+                "follows, the complement of the latencies that it has crossed: a number below 0",
+            ),
             Field("message", "u4", "its message; once started: the packet before it among the credits"),
             Field("channel", "u4", "the channel that it came by, whose room it holds"),
             Field("next", "u4", "next packet of the inbox, the queue, the credits or the free list"),
@@ -294,6 +303,7 @@ TABLES = (
         "one, takes no room itself but stands for packets that do, its holders",
         (
             Field("earliest_ps", "i8", "it starts no earlier; 0 for all other packets"),
+            Field("injected_ps", "i8", "start on the first channel of what a packet was made of"),
             Field("until_ps", "i8", "of the first holder: end of the last packet made of it so far"),
             Field("holder", "u4", "the first of its holders, a list; NONE: no switch made the packet"),
             Field("left", "u4", "of the first holder: packets made of it that have not started"),
@@ -332,6 +342,7 @@ TABLES = (
             Field("time_ps", "i8", "the last head arrival"),
             Field("earliest_ps", "i8", "the packet made of them starts no earlier"),
             Field("injected_ps", "i8", "the first start on a first channel"),
+            Field("propagation_ps", "i8", "latency crossed by the one that attribution follows; 0: it has not come"),
             Field("channel", "u4", "the one by which the last head comes"),
             Field("first", "u4", "those that have come so far, a list"),
             Field("count", "u4", "length of the list; 0: none, and the rest says nothing"),
@@ -412,6 +423,9 @@ TABLES = (
         (
             Field("until_ps", "i8", "in use: end of the message overhead; afterwards: since when the slot is free"),
             Field("bytes_left", "i8", "not yet injected"),
+            Field("endpoint_ps", "i8", "since its message was ready: wait for the slot, message overhead, slow copies"),
+            Field("serialization_ps", "i8", "of its packets on this channel"),
+            Field("stalled_before_ps", "i8", "stall of the channel for room that came before the share had it to bear"),
             Field("joined", "i8", "twice the time at which it went to the back of the ring, + 1 if it was served then"),
             Field("message", "u4", ""),
             Field("destination", "u4", ""),
@@ -475,11 +489,19 @@ TABLES = (
         "parts",
         "part_row",
         "the share of a message on one plane: row plane * num_messages + message. Written by the plane's domain, and "
-        "read when the epoch has ended",
+        "read when the epoch has ended. What became of its time (docs/physics.md, section 10) in two pieces, up to the "
+        "start of its last packet on the first channel and on that packet's way from there",
         (
             Field("first_injection_ps", "i8", "start of its first packet"),
             Field("sent_ps", "i8", "end of the injection time of its last packet"),
             Field("complete_ps", "i8", "its last delivery"),
+            Field("last_injection_ps", "i8", "start of its last packet"),
+            Field("endpoint_ps", "i8", "before: wait for a slot, message overhead, slow copies"),
+            Field("serialization_ps", "i8", "before: its other packets on the first channel"),
+            Field("credit_stall_ps", "i8", "before: the first channel stood still for room"),
+            Field("way_propagation_ps", "i8", "after: latencies"),
+            Field("way_serialization_ps", "i8", "after: waits for slower channels before it, and its ejection"),
+            Field("way_credit_stall_ps", "i8", "after: waits for room at switches"),
         ),
     ),
     Table(
@@ -524,6 +546,26 @@ TABLES = (
         "latency_row",
         "histogram of packet latencies, one per domain: bucket v for v < 256 ps, else shift * 128 + (v >> shift)",
         (Field("packets", "i8", ""),),
+    ),
+    Table(
+        "meters",
+        "meter_row",
+        "per channel: where and how its use is kept",
+        (
+            Field("buffer_bytes", "i8", "size of the buffer downstream"),
+            Field("channel_class", "u4", ""),
+        ),
+    ),
+    Table(
+        "timeline",
+        "use_row",
+        "use of the channels of a class by bin of time: row (domain * TIMELINE_BINS + bin) * num_classes + class. A "
+        "start is in the bin of its window",
+        (
+            Field("busy_ps", "i8", "serialization of the packets that started in the bin"),
+            Field("credit_stall_ps", "i8", "time that they lost waiting for room"),
+            Field("peak_occupancy_bytes", "i8", "largest occupancy of one buffer just after one of these starts"),
+        ),
     ),
     Table("keys", "key_row", "scratch: sort keys of the packets that reach an output", (Field("key", "i8", ""),)),
     Table("swap", "swap_row", "scratch of the sort", (Field("key", "i8", ""),)),
@@ -571,6 +613,8 @@ class State(NamedTuple):
     sends: Rows
     successors: Rows
     latencies: Rows
+    meters: Rows
+    timeline: Rows
     keys: Rows
     swap: Rows
 
@@ -587,6 +631,7 @@ def c_header() -> str:
     """Return the text of ``csrc/state.h``: constants, codes, one struct per table, the state."""
     lines = [_HEADER, f"#define NONE {NONE}", f"#define NEVER {NEVER}", f"#define BANK_SHIFT {BANK_SHIFT}"]
     lines += [f"#define ADAPTIVE_SLACK {ADAPTIVE_SLACK}"]
+    lines += [f"#define TIMELINE_BINS {TIMELINE_BINS}"]
     lines += [f"#define LATENCY_SHIFT {LATENCY_SHIFT}", f"#define LATENCY_BUCKETS {LATENCY_BUCKETS}", ""]
     enums: tuple[Any, ...] = (Code, Part, TimerKind, Routing, Arbitration)
     for enum in enums:

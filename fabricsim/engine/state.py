@@ -16,6 +16,7 @@ from fabricsim.engine.layout import (
     NEVER,
     NONE,
     NOT_YET,
+    TIMELINE_BINS,
     Arbitration,
     Routing,
     Rows,
@@ -89,6 +90,7 @@ def allocate(
     clock["halt_ps"] = NEVER
     clock["tasks_left"] = len(schedule.tasks)
     clock["waits_left"] = len(schedule.tasks) + int((~is_relayed(messages)).sum())
+    clock["num_classes"] = len(network.channel_class_names)
     clock["num_groups"] = len(schedule.messages.groups)
     clock["admit_ps"] = NEVER
     clock["new_task"] = chain_new_tasks(tasks, np.flatnonzero(tasks["waiting"] == 0))
@@ -121,6 +123,9 @@ def allocate(
     starts *= rows_per_start(schedule)
     domains = domain_rows(network, starts, defers)
     clock["num_domains"] = len(domains)
+    domains["bin_shift"] = shift
+    meters = column("meters", "buffer_bytes", network.channels.buffer_bytes)
+    meters["channel_class"] = network.channels.channel_class
     injectors["domain"] = network.channels.plane[injectors["channel"]] if defers else 0
     shares = share_rows(network, domains, injectors, int(np.count_nonzero(messages["share_bytes"])))
     counts = part_rows("counts", network, len(messages))
@@ -171,6 +176,8 @@ def allocate(
         sends=sends,
         successors=successors,
         latencies=rows("latencies", LATENCY_ROWS * len(domains)),
+        meters=meters,
+        timeline=rows("timeline", TIMELINE_BINS * len(domains) * len(network.channel_class_names)),
         keys=rows("keys", scratch),
         swap=rows("swap", scratch),
     )

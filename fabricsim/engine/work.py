@@ -7,7 +7,7 @@ active, not how long the workload is. Each lane of a workload is admitted as far
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,16 +47,26 @@ TABLES = ("messages", "followers", "tasks", "sends", "successors")
 #: The tables that have a row per message and plane.
 PART_TABLES = ("parts", "counts", "sent", "complete")
 
+#: What becomes of the time of a message (docs/physics.md, section 10); columns of ``BlockRecord``.
+PARTS = ("endpoint", "serialization", "propagation", "credit_stall", "queueing")
+
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """What a kernel recorded of one block (docs/physics.md, section 10), by its tasks and messages; int64 arrays."""
+    """What a kernel recorded of one block (docs/physics.md, section 10), by its tasks and messages; int64 arrays.
+
+    ``message_complete_parts_ps`` and ``message_sent_parts_ps`` have the shape (messages, ``PARTS``): what became of the
+    time from ready to complete, and from ready to sent. They sum exactly to it.
+    """
 
     task_begin_ps: Int64
     task_end_ps: Int64
     message_ready_ps: Int64
     message_first_injection_ps: Int64
+    message_sent_ps: Int64
     message_complete_ps: Int64
+    message_complete_parts_ps: Int64
+    message_sent_parts_ps: Int64
 
 
 #: Takes blocks all of whose tasks have ended, and a time before which nothing ends in any other block.
@@ -368,8 +378,10 @@ class Work:
             state.clock["retired_packets"] += total_packets(self._network, mine)
         unlink(state, gone)
         counts = state.counts.reshape(self._network.num_planes, -1)
+        parts = state.parts.reshape(counts.shape)
         for one in ended:
             counts["packets_left"][:, one.rows["messages"]] = 0  # of planes that they did not use
+            parts[:, one.rows["messages"]] = np.zeros((), parts.dtype)
             for name, taken in one.rows.items():
                 clear(name, getattr(state, name), taken)
                 self._free[name].add(taken.start, taken.stop)
@@ -381,17 +393,68 @@ def record_of(state: State, admitted: Admitted) -> BlockRecord:
     What the switches make of a message is ready and injected when that one is.
     """
     tasks, messages = state.tasks[admitted.rows["tasks"]], state.messages[admitted.rows["messages"]]
-    ready_ps, first_injection_ps = messages["ready_ps"].copy(), messages["first_injection_ps"].copy()
+    num_planes = max(1, len(state.parts) // max(1, len(state.messages)))
+    parts = state.parts.reshape(num_planes, -1)[:, admitted.rows["messages"]]
+    carrier = own = np.arange(len(messages))
     if len(admitted.block.schedule.messages.groups):
         carrier = admitted.block.schedule.messages.carrier
-        ready_ps, first_injection_ps = ready_ps[carrier], first_injection_ps[carrier]
+        group = messages["group"]
+        reduced = (group != NONE) & (state.groups["sources"][np.minimum(group, len(state.groups) - 1)] > 1)
+        own = np.where(reduced, own, carrier)
+    ready_ps, sent_ps = messages["ready_ps"][carrier], messages["sent_ps"][carrier]
     return BlockRecord(
         task_begin_ps=tasks["begin_ps"].copy(),
         task_end_ps=tasks["end_ps"].copy(),
         message_ready_ps=ready_ps,
-        message_first_injection_ps=first_injection_ps,
+        message_first_injection_ps=messages["first_injection_ps"][carrier],
+        message_sent_ps=sent_ps,
         message_complete_ps=messages["complete_ps"].copy(),
+        message_complete_parts_ps=_complete_parts_ps(parts, own, messages["complete_ps"] - ready_ps),
+        message_sent_parts_ps=_sent_parts_ps(parts, carrier, sent_ps - ready_ps),
     )
+
+
+def _complete_parts_ps(parts: Rows, injected: Int64, time_ps: Int64) -> Int64:
+    """Return what became of the times until messages were complete; shape (messages, ``PARTS``).
+
+    *parts* has the shape (planes, messages); *injected* says which messages were injected for them.
+    """
+    plane, every = _last_plane(parts["complete_ps"]), np.arange(len(time_ps))
+    way, start = parts[plane, every], parts[plane, injected]
+    known = (
+        start["endpoint_ps"],
+        start["serialization_ps"] + way["way_serialization_ps"],
+        way["way_propagation_ps"],
+        start["credit_stall_ps"] + way["way_credit_stall_ps"],
+    )
+    return _with_rest(known, way["complete_ps"] > 0, time_ps)
+
+
+def _sent_parts_ps(parts: Rows, injected: Int64, time_ps: Int64) -> Int64:
+    """Return what became of the times until messages were sent; as ``_complete_parts_ps``."""
+    plane = _last_plane(parts["sent_ps"])[injected]
+    start = parts[plane, injected]
+    known = (
+        start["endpoint_ps"],
+        start["serialization_ps"] + start["sent_ps"] - start["last_injection_ps"],
+        np.zeros_like(time_ps),
+        start["credit_stall_ps"],
+    )
+    return _with_rest(known, start["sent_ps"] > 0, time_ps)
+
+
+def _last_plane(time_ps: Int64) -> Int64:
+    """Return the plane of the last time of each message, the lowest of several; *time_ps*: (planes, messages)."""
+    plane: Int64 = time_ps.argmax(axis=0)
+    return plane
+
+
+def _with_rest(known: Sequence[Int64], moved: Bool, time_ps: Int64) -> Int64:
+    """Put parts of times side by side and the rest of *time_ps* behind them; zeros where no packet *moved*."""
+    parts_ps = np.stack([*known, time_ps], axis=1)
+    parts_ps[:, -1] -= parts_ps[:, :-1].sum(axis=1)
+    parts_ps[~moved] = 0
+    return parts_ps
 
 
 def longer(name: str, table: Rows, count: int) -> Rows:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fabricsim.engine.check import check
-from fabricsim.engine.driver import RunRecord, Simulation
+from fabricsim.engine.driver import RunRecord, Simulation, Timeline
 from fabricsim.engine.layout import Code
 from fabricsim.errors import UnreachableError
 from tests.oracle.cases import Case, cases, cases_with_changes, changing_cases
@@ -55,9 +55,14 @@ def assert_equal(record: RunRecord, expected: OracleResult) -> None:
         "task_end_ps",
         "message_ready_ps",
         "message_first_injection_ps",
+        "message_sent_ps",
         "message_complete_ps",
+        "message_complete_parts_ps",
+        "message_sent_parts_ps",
     ):
         assert getattr(record, name).tolist() == getattr(expected, name).tolist(), name
+    assert_parts_add_up(record)
+    assert_same_timeline(record.timeline, expected)
     for name in ("busy_ps", "wire_bytes", "packets", "credit_stall_ps", "peak_occupancy_bytes"):
         ours = getattr(record, f"channel_{name}").tolist()
         assert ours == getattr(expected, f"channel_{name}").tolist(), name
@@ -69,6 +74,33 @@ def assert_equal(record: RunRecord, expected: OracleResult) -> None:
         int(index): int(record.packet_latency_counts[index]) for index in np.flatnonzero(record.packet_latency_counts)
     }
     assert counts == Counter(bucket(latency) for latency in latencies)
+
+
+def assert_parts_add_up(record: RunRecord) -> None:
+    """What became of the time of a message is all of it, and no part is below zero."""
+    for parts_ps, end_ps in (
+        (record.message_complete_parts_ps, record.message_complete_ps),
+        (record.message_sent_parts_ps, record.message_sent_ps),
+    ):
+        assert parts_ps.sum(axis=1).tolist() == (end_ps - record.message_ready_ps).tolist()
+        assert parts_ps.min(initial=0) == 0
+
+
+def assert_same_timeline(timeline: Timeline, expected: OracleResult) -> None:
+    """Every start is in its bin; bins are a power of two in length, and no more than 256."""
+    num_domains, _, num_bins = timeline.busy_ps.shape
+    assert timeline.bin_ps & (timeline.bin_ps - 1) == 0
+    assert num_bins <= 256
+    busy_ps, stall_ps = np.zeros_like(timeline.busy_ps), np.zeros_like(timeline.busy_ps)
+    occupancy_bytes = np.zeros_like(timeline.busy_ps)
+    for use in expected.uses:
+        place = use.plane if num_domains > 1 else 0, use.channel_class, use.time_ps // timeline.bin_ps
+        busy_ps[place] += use.busy_ps
+        stall_ps[place] += use.credit_stall_ps
+        occupancy_bytes[place] = max(occupancy_bytes[place], use.occupancy_bytes)
+    assert timeline.busy_ps.tolist() == busy_ps.tolist()
+    assert timeline.credit_stall_ps.tolist() == stall_ps.tolist()
+    assert timeline.peak_occupancy_bytes.tolist() == occupancy_bytes.tolist()
 
 
 @settings(max_examples=400)

@@ -7,10 +7,12 @@ instants, and every instant is the four steps of section 3. "Section" below alwa
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, isqrt
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,11 +83,34 @@ class Group:
         """Return what is injected for a message."""
         return self.messages[self.messages.index(message) % self.num_carriers]
 
+    def of_packet(self, number: int) -> tuple[Message, int]:
+        """Return of which message of a reduction packet ``number`` of a carrier is, and which of its packets."""
+        round_, in_round = divmod(number, self.num_carriers * self.num_packets)
+        of_message, place = divmod(in_round, self.num_carriers)
+        return self.messages[round_ * self.num_carriers + place], of_message
+
     def held_bytes(self, share: int, number: int) -> int:
         """Payload of packet ``number`` of a message in a share; the rest of it is slack."""
         size_bytes = self.messages[0].size_bytes
         in_share = size_bytes // self.num_shares + (share < size_bytes % self.num_shares)
         return min(self.payload_bytes, max(0, in_share - number * self.payload_bytes))
+
+
+@dataclass
+class Part:
+    """Where the time of a message on one plane went (section 10)."""
+
+    # Until its last packet starts on its first channel.
+    endpoint_ps: int = 0
+    serialization_ps: int = 0
+    credit_stall_ps: int = 0
+    last_injection_ps: int = 0
+    # On that packet's way from there.
+    way_propagation_ps: int = 0
+    way_serialization_ps: int = 0
+    way_credit_stall_ps: int = 0
+    sent_ps: int = -1
+    complete_ps: int = -1
 
 
 @dataclass(eq=False)
@@ -106,6 +131,46 @@ class Message:
     packets_to_deliver: int = 0
     delivered_bytes: int = 0
     group: Group | None = None
+    parts: defaultdict[int, Part] = field(default_factory=lambda: defaultdict(Part))  # by plane
+
+    @property
+    def carrier(self) -> Message:
+        """What is injected for it."""
+        return self if self.group is None else self.group.carrier_of(self)
+
+    def complete_parts_ps(self) -> list[int]:
+        """Split the time from ready to complete (section 10)."""
+        if not self.parts:
+            return [0] * 5
+        plane = max(self.parts, key=lambda plane: (self.parts[plane].complete_ps, -plane))
+        way = self.parts[plane]
+        start = way if self.group is None or self.group.reduces else self.carrier.parts[plane]
+        return self.with_queueing(
+            self.complete_ps,
+            start.endpoint_ps,
+            start.serialization_ps + way.way_serialization_ps,
+            way.way_propagation_ps,
+            start.credit_stall_ps + way.way_credit_stall_ps,
+        )
+
+    def sent_parts_ps(self) -> list[int]:
+        """Split the time from ready to sent (section 10)."""
+        parts = self.carrier.parts
+        if not parts:
+            return [0] * 5
+        part = parts[max(parts, key=lambda plane: (parts[plane].sent_ps, -plane))]
+        own_ps = part.serialization_ps + part.sent_ps - part.last_injection_ps
+        return self.with_queueing(part.sent_ps, part.endpoint_ps, own_ps, 0, part.credit_stall_ps)
+
+    def with_queueing(self, end_ps: int | None, *parts_ps: int) -> list[int]:
+        """Add what is left of the time from ready to an end to the parts that are known."""
+        assert end_ps is not None
+        assert self.ready_ps is not None
+        return [*parts_ps, end_ps - self.ready_ps - sum(parts_ps)]
+
+    def sent_ps(self) -> int | None:
+        """Tell when its last share was sent; without packets when it became ready."""
+        return max((part.sent_ps for part in self.carrier.parts.values()), default=self.ready_ps)
 
     def lets_go_on(self, rank: int) -> bool:
         """Tell whether a message of ``rank`` that waits for this one may stop to (sections 9 and 14)."""
@@ -142,6 +207,18 @@ class Share:
     number: int  # of the shares of the message
     num_sent: int = 0  # packets
     waits_until_ps: int = 0
+    endpoint_ps: int = 0
+    serialization_ps: int = 0
+    credit_stall_ps: int = 0
+
+    def message_ended_by_next(self, payload_bytes: int) -> Message | None:
+        """Tell for which message the next packet is the last that this share injects."""
+        group = self.message.group
+        if group is None or not group.reduces:
+            return self.message if self.timed_bytes_left == payload_bytes else None
+        message, number = group.of_packet(self.num_sent)
+        is_own = group.carrier_of(message) is self.message
+        return message if is_own and number == group.num_packets - 1 else None
 
 
 @dataclass(eq=False)
@@ -162,6 +239,8 @@ class Packet:
     earliest_start_ps: int = 0  # e of section 5
     ejection_ps: int = 0  # fixed at the start on the last channel
     made_of: Holding | None = None
+    follows: Part | None = None  # what says where its time went, if it is a last packet
+    slower_by_ps: int = 0  # the wait for the slower channel before
 
 
 @dataclass(eq=False)
@@ -181,6 +260,8 @@ class Channel:
     source: int
     target: int
     place: int
+    plane: int
+    channel_class: int
     tie_key: int
     ps_per_byte: Fraction
     latency_ps: int
@@ -238,11 +319,23 @@ class Instant:
     nodes: set[int] = field(default_factory=set)
 
 
+class Use(NamedTuple):
+    """A start of a packet on a channel."""
+
+    time_ps: int
+    plane: int
+    channel_class: int
+    busy_ps: int
+    credit_stall_ps: int
+    occupancy_bytes: int
+
+
 @dataclass(frozen=True)
 class OracleResult:
     """What section 10 records. Arrays are int64, one row per task, message or channel of the tables given.
 
-    ``packet_latency_ps`` has one entry per packet, in ascending order.
+    ``packet_latency_ps`` has one entry per packet, in ascending order. Parts of times stand in the order endpoint,
+    serialization, propagation, credit stall, queueing.
     """
 
     task_begin_ps: Int64
@@ -258,6 +351,10 @@ class OracleResult:
     channel_peak_occupancy_bytes: Int64
     packet_latency_ps: Int64
     simulated_time_ps: int
+    message_sent_ps: Int64
+    message_complete_parts_ps: Int64
+    message_sent_parts_ps: Int64
+    uses: list[Use]
 
 
 def simulate(
@@ -314,6 +411,7 @@ class Simulation:
         for task in self.tasks:
             self.tasks_at_node[self.terminal_of_rank[task.rank]].append(task)
         self.packet_latencies_ps: list[int] = []
+        self.uses: list[Use] = []
         self.now_ps = -1  # so that the instant 0 lies ahead
         self.agenda: dict[int, Instant] = {}
         self.agenda_times: list[int] = []  # a heap of the keys of the agenda
@@ -361,6 +459,7 @@ class Simulation:
         for share in instant.shares_sent:
             share.channel.free_slots += 1
             share.message.shares_to_send -= 1
+            share.message.parts[share.channel.plane].sent_ps = self.now_ps
         for packet in instant.ejected:
             self.deliver(packet)
 
@@ -542,6 +641,8 @@ class Simulation:
             share = channel.ready.pop(0)
             channel.free_slots -= 1
             share.waits_until_ps = self.now_ps + self.network.endpoint.message_overhead_ps
+            assert share.message.ready_ps is not None
+            share.endpoint_ps = share.waits_until_ps - share.message.ready_ps
             channel.ring.append(share)
             if share.waits_until_ps > self.now_ps:
                 self.at(share.waits_until_ps).nodes.add(channel.source)
@@ -564,7 +665,14 @@ class Simulation:
         payload_bytes = min(share.timed_bytes_left, share.packet_bytes)
         wire_bytes = self.network.packet.wire_bytes(payload_bytes)
         could_start_ps = max(channel.free_from_ps, min(s.waits_until_ps for s in channel.ring))
+        stall_ps = self.now_ps - could_start_ps
+        for one in channel.ring:
+            if one.num_sent > 0:
+                one.credit_stall_ps += stall_ps
+            elif one is share:
+                one.credit_stall_ps += min(stall_ps, self.now_ps - share.waits_until_ps)
         channel.ring.remove(share)
+        ended = share.message_ended_by_next(payload_bytes)
         held_bytes = min(share.held_bytes_left, payload_bytes)
         share.timed_bytes_left -= payload_bytes
         share.held_bytes_left -= held_bytes
@@ -577,7 +685,13 @@ class Simulation:
                 message.first_injection_ps = self.now_ps
         packet = Packet(share.message, channel, payload_bytes, held_bytes, wire_bytes, self.now_ps, share.message.vc)
         packet.share, packet.number = share.number, share.num_sent
+        if ended is not None:
+            part = packet.follows = ended.parts[channel.plane]
+            part.endpoint_ps, part.serialization_ps = share.endpoint_ps, share.serialization_ps
+            part.credit_stall_ps, part.last_injection_ps = share.credit_stall_ps, self.now_ps
         share.num_sent += 1
+        share.serialization_ps += channel.serialization_ps(wire_bytes)
+        share.endpoint_ps += channel.injection_ps(payload_bytes, wire_bytes) - channel.serialization_ps(wire_bytes)
         self.send(packet, could_start_ps)
         channel.free_from_ps = self.now_ps + channel.injection_ps(payload_bytes, wire_bytes)
         free_again = self.at(channel.free_from_ps)
@@ -604,6 +718,9 @@ class Simulation:
         message = packet.message
         message.delivered_bytes += packet.held_bytes
         message.packets_to_deliver -= 1
+        message.parts[packet.channel.plane].complete_ps = self.now_ps
+        if packet.follows is not None:
+            packet.follows.way_serialization_ps += packet.ejection_ps
         if message.packets_to_deliver == 0:
             message.complete_ps = self.now_ps
 
@@ -637,6 +754,8 @@ class Simulation:
             )
             waits_ps.append(part.head_arrival_ps + max(0, slower_by_ps))
         packet.earliest_start_ps = max(waits_ps)
+        came_by_ps = packet.channel.serialization_ps(packet.wire_bytes)
+        packet.slower_by_ps = max(0, came_by_ps - channel.serialization_ps(packet.wire_bytes))
         if packet.earliest_start_ps > self.now_ps:
             self.at(packet.earliest_start_ps).nodes.add(channel.source)
 
@@ -648,16 +767,20 @@ class Simulation:
         if not group.reduces:
             holding = Holding([packet], len(group.messages))
             held_bytes = group.held_bytes(packet.share, packet.number)
-            return [self.made_of(holding, message, packet, held_bytes) for message in group.messages]
+            copies = [self.made_of(holding, message, packet, held_bytes) for message in group.messages]
+            for copy in copies:
+                if packet.follows is not None:
+                    copy.follows = copy.message.parts[came_by.plane]
+                    copy.follows.way_propagation_ps = came_by.latency_ps
+            return copies
         merging = group.arrived.setdefault((came_by.target, packet.number), [])
         merging.append(packet)
         if len(merging) < group.num_carriers:
             return []
-        round_, in_round = divmod(packet.number, group.num_carriers * group.num_packets)
-        number, place = divmod(in_round, group.num_carriers)
-        message = group.messages[round_ * group.num_carriers + place]
+        message, number = group.of_packet(packet.number)
         last = min(merging, key=lambda one: (-one.head_arrival_ps, one.channel.place))
         made = self.made_of(Holding(merging, 1), message, last, group.held_bytes(packet.share, number))
+        made.follows = next((one.follows for one in merging if one.follows is not None), None)
         target = self.terminal_of_rank[message.target.rank]
         (output,) = (channel for channel in self.outputs[came_by.target] if channel.target == target)
         made.head_arrival_ps = max(self.now_ps, output.reducer_free_from_ps)
@@ -749,7 +872,11 @@ class Simulation:
         channel.queues[packet.next_vc].remove(packet)
         came_by, packet.channel = packet.channel, channel
         came_by_vc, packet.vc = packet.vc, packet.next_vc
-        self.send(packet, max(packet.earliest_start_ps, channel.free_from_ps))
+        could_start_ps = max(packet.earliest_start_ps, channel.free_from_ps)
+        if packet.follows is not None:
+            packet.follows.way_serialization_ps += packet.slower_by_ps
+            packet.follows.way_credit_stall_ps += self.now_ps - could_start_ps
+        self.send(packet, could_start_ps)
         channel.free_from_ps = self.now_ps + channel.serialization_ps(packet.wire_bytes)
         self.at(channel.free_from_ps).nodes.add(channel.source)
         holding = packet.made_of
@@ -771,7 +898,14 @@ class Simulation:
         channel.wire_bytes += packet.wire_bytes
         channel.busy_ps += channel.serialization_ps(packet.wire_bytes)
         channel.credit_stall_ps += self.now_ps - could_start_ps
-        channel.peak_occupancy_bytes = max(channel.peak_occupancy_bytes, channel.buffer_bytes - channel.room_bytes[vc])
+        occupancy_bytes = channel.buffer_bytes - channel.room_bytes[vc]
+        channel.peak_occupancy_bytes = max(channel.peak_occupancy_bytes, occupancy_bytes)
+        if packet.follows is not None:
+            packet.follows.way_propagation_ps += channel.latency_ps
+        serialization_ps, stall_ps = channel.serialization_ps(packet.wire_bytes), self.now_ps - could_start_ps
+        self.uses.append(
+            Use(self.now_ps, channel.plane, channel.channel_class, serialization_ps, stall_ps, occupancy_bytes)
+        )
         packet.head_arrival_ps = self.now_ps + channel.latency_ps
         packet.ejection_ps = channel.ejection_ps(packet.payload_bytes, packet.wire_bytes)
         arrival = self.at(packet.head_arrival_ps)
@@ -819,11 +953,15 @@ class Simulation:
             channel_credit_stall_ps=as_int64([channel.credit_stall_ps for channel in channels]),
             channel_peak_occupancy_bytes=as_int64([channel.peak_occupancy_bytes for channel in channels]),
             packet_latency_ps=as_int64(sorted(self.packet_latencies_ps)),
+            message_sent_ps=as_int64([message.sent_ps() for message in messages]),
+            message_complete_parts_ps=as_int64([message.complete_parts_ps() for message in messages]).reshape(-1, 5),
+            message_sent_parts_ps=as_int64([message.sent_parts_ps() for message in messages]).reshape(-1, 5),
+            uses=self.uses,
             simulated_time_ps=max((task.end_ps for task in tasks if task.end_ps is not None), default=0),
         )
 
 
-def as_int64(values: Sequence[int | None]) -> Int64:
+def as_int64(values: Sequence[int | None] | Sequence[list[int]]) -> Int64:
     """Make an int64 array; a value that does not fit raises OverflowError."""
     return np.array(values, dtype=np.int64)
 
@@ -843,6 +981,8 @@ def build_channels(network: Network, seed: int) -> list[Channel]:
             source=int(table.source_node[c]),
             target=int(table.target_node[c]),
             place=place,
+            plane=int(table.plane[c]),
+            channel_class=int(table.channel_class[c]),
             tie_key=hash_of(seed, USE_TIE, place),
             ps_per_byte=Fraction(int(table.ps_per_byte_num[c]), int(table.ps_per_byte_den[c])),
             latency_ps=int(table.latency_ps[c]),

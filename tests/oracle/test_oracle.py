@@ -178,6 +178,9 @@ def test_credit_wait_with_a_buffer_of_one_packet() -> None:
     assert result.packet_latency_ps.tolist() == [9_000] * 3
     assert result.channel_credit_stall_ps.tolist() == [12_000, 0, 0, 0]
     assert result.channel_peak_occupancy_bytes.tolist() == [100, 0, 0, 200]
+    # Of the message: two packets and the ejection of the last, both latencies, both stalls; it is sent at 15000.
+    assert result.message_complete_parts_ps.tolist() == [[0, 3_000, 8_000, 12_000, 0]]
+    assert result.message_sent_parts_ps.tolist() == [[0, 3_000, 0, 12_000, 0]]
 
 
 def test_peak_occupancy_is_what_the_sender_sees() -> None:
@@ -201,6 +204,8 @@ def test_faster_channel_waits_for_a_slower_one_before_it() -> None:
     assert result.packet_latency_ps.tolist() == [7_000, 9_000]
     assert result.message_complete_ps.tolist() == [10_000]
     assert result.channel_credit_stall_ps.sum() == 0
+    # The first packet, 3000 - 1000 at the last switch and the ejection; from 2000 to 4000 the first goes before.
+    assert result.message_complete_parts_ps.tolist() == [[0, 4_000, 4_000, 0, 2_000]]
 
 
 def test_short_packet_behind_a_slow_one_starts_when_its_own_tail_allows() -> None:
@@ -241,6 +246,7 @@ def test_overhead_is_paid_in_the_slot() -> None:
     assert result.message_ready_ps.tolist() == [0, 0]
     assert result.message_first_injection_ps.tolist() == [500, 2_000]
     assert result.channel_credit_stall_ps.sum() == 0
+    assert result.message_complete_parts_ps.tolist() == [[500, 1_000, 8_000, 0, 0], [2_000, 1_000, 8_000, 0, 0]]
 
 
 def test_share_without_room_is_skipped_and_keeps_its_place() -> None:
@@ -255,6 +261,12 @@ def test_share_without_room_is_skipped_and_keeps_its_place() -> None:
     assert result.message_first_injection_ps.tolist() == [0, 1_000, 7_000]
     assert result.message_complete_ps.tolist() == [23_000, 9_500, 16_000]
     assert result.channel_credit_stall_ps[0] == 11_500
+    # A has both stalls to bear and waits for B and C to start, B for A, C for both and the first stall.
+    assert result.message_complete_parts_ps.tolist() == [
+        [0, 2_000, 8_000, 11_500, 1_500],
+        [0, 500, 8_000, 0, 1_000],
+        [0, 1_000, 8_000, 5_500, 1_500],
+    ]
 
 
 def test_small_packet_overtakes_one_without_room() -> None:
@@ -277,6 +289,9 @@ def test_copy_slower_than_the_wire_spaces_injections() -> None:
     assert result.task_end_ps.tolist() == [5_000, 11_500]
     assert result.channel_busy_ps.tolist() == [2_000, 0, 0, 2_000]
     assert result.channel_credit_stall_ps.sum() == 0
+    # The copy of the first packet is 1500 longer than its serialization; that of the last holds up the sender alone.
+    assert result.message_complete_parts_ps.tolist() == [[1_500, 2_000, 8_000, 0, 0]]
+    assert result.message_sent_parts_ps.tolist() == [[1_500, 3_500, 0, 0, 0]]
 
 
 def test_ejection_slower_than_the_wire() -> None:
@@ -284,6 +299,7 @@ def test_ejection_slower_than_the_wire() -> None:
     result = run_messages(fabric(star(2), ejection_ps_per_byte=Fraction(40)), MessageDraft(0, 1, 200))
     assert result.packet_latency_ps.tolist() == [12_000, 15_000]
     assert result.message_complete_ps.tolist() == [16_000]
+    assert result.message_complete_parts_ps.tolist() == [[0, 5_000, 8_000, 0, 3_000]]
 
 
 def test_ejection_holds_the_buffer_until_its_end() -> None:
@@ -296,6 +312,7 @@ def test_ejection_holds_the_buffer_until_its_end() -> None:
     result = run_messages(network, MessageDraft(0, 1, 200))
     assert result.message_complete_ps.tolist() == [26_000]
     assert result.channel_credit_stall_ps.tolist() == [0, 0, 0, 13_000]
+    assert result.message_complete_parts_ps.tolist() == [[0, 5_000, 8_000, 13_000, 0]]
 
 
 # Striping and routing ---------------------------------------------------------------------------------------
