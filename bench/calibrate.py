@@ -6,14 +6,15 @@
 Each fitting point is simulated once without launch latency and protocols. What a protocol adds to that is linear in its
 parameters but for the part from which it counts and the gap of descriptors, for which a grid is tried. The sum of the
 squares of the relative errors is made least; a parameter that would come out negative is left out. Message overhead and
-copy rate of cloudmatrix384 are fitted by Gauss-Newton steps, each over simulations.
+copy rate of cloudmatrix384 are fitted to reads, and then its copy rate of writes to writes, by Gauss-Newton steps, each
+over simulations.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fabricsim.engine.launch import ROUNDS
 from fabricsim.fabrics import FabricSpec, load_fabric
 from fabricsim.results.points import Point, load_points
 from fabricsim.results.run import simulate
+from fabricsim.units import parse_bandwidth
 
 CATALOG = Path(__file__).parents[1] / "fabricsim" / "fabrics" / "catalog"
 PS_PER_US = 1e6
@@ -81,8 +83,11 @@ CM384_MOE = tuple(
 )
 FITS = {"nvl72": (*NCCL, *GB200_MOE), "hgx-h100": NCCL, "hgx-b200": NCCL, "cloudmatrix384": CM384_MOE}
 
-#: The fabrics whose message overhead and copy rate are fitted to batches of reads, and by which other they are shared.
+#: The fabrics whose message overhead and copy rate are fitted to batches of reads, and the copy rate of an endpoint for
+#: writes to batches of these; and by which other fabrics they are shared.
 BATCHES = {"cloudmatrix384": ("A3 descriptors read, one node", "A3 descriptors read, two nodes")}
+WRITES = {"cloudmatrix384": ("A3 descriptors write, one node", "A3 descriptors write, two nodes")}
+WRITE = "write"
 SHARED = {"cloudmatrix384": ("cloudmatrix384-mesh", "cloudmatrix384-die")}
 
 
@@ -134,7 +139,7 @@ class Solution:
 
 def simulated_us(spec: FabricSpec, point: Point) -> float:
     """Simulate a point."""
-    (row,) = simulate(spec, point.schedule(), placement=point.placement).op_rows()
+    (row,) = simulate(spec, point.schedule(), placement=point.placement, endpoint=point.endpoint).op_rows()
     return float(row["time_ps"]) / PS_PER_US
 
 
@@ -217,25 +222,42 @@ def protocol_table(fit: Fit, least_part: int, solution: Solution) -> dict[str, A
     return table
 
 
+def least_squares(
+    changed: Callable[..., FabricSpec], start: Sequence[float], points: Sequence[Point]
+) -> tuple[FabricSpec, np.ndarray]:
+    """Fit the values that ``changed`` takes, from a start on; give what it makes of them and the relative errors."""
+    measured = np.array([point.measured for point in points])
+
+    def relative(values: np.ndarray) -> np.ndarray:
+        return np.array([simulated_us(changed(*values), point) for point in points]) / measured - 1
+
+    values = np.array(start)
+    for _ in range(3):
+        now = relative(values)
+        steps = 1 + 0.1 * np.eye(len(values))
+        slopes = np.stack([(relative(values * step) - now) / (values * step - values).sum() for step in steps])
+        values = values - np.linalg.lstsq(slopes.T, now, rcond=None)[0]
+    return changed(*values), relative(values)
+
+
 def fit_batches(spec: FabricSpec, points: Sequence[Point]) -> tuple[FabricSpec, np.ndarray]:
     """Fit message overhead and copy rate; give the fabric with them and the relative errors of the points."""
-    measured = np.array([point.measured for point in points])
 
     def changed(overhead_us: float, us_per_byte: float) -> FabricSpec:
         overhead, rate = f"{overhead_us * 1e3:.4g} ns", f"{1e-3 / us_per_byte:.4g} GB/s"
         return with_terminal(spec, message_overhead=overhead, copy_rate=rate)
 
-    def relative(values: np.ndarray) -> np.ndarray:
-        return np.array([simulated_us(changed(*values), point) for point in points]) / measured - 1
+    return least_squares(changed, [1.0, 3e-6], points)
 
-    values = np.array([1.0, 3e-6])
-    for _ in range(3):
-        now = relative(values)
-        slopes = np.stack(
-            [(relative(values * step) - now) / (values * step - values).sum() for step in ([1.1, 1], [1, 1.1])]
-        )
-        values = values - np.linalg.lstsq(slopes.T, now, rcond=None)[0]
-    return changed(*values), relative(values)
+
+def fit_writes(spec: FabricSpec, points: Sequence[Point]) -> tuple[FabricSpec, np.ndarray]:
+    """Fit the copy rate of the endpoint for writes, with the message overhead of reads."""
+
+    def changed(us_per_byte: float) -> FabricSpec:
+        rate = {"value": f"{1e-3 / us_per_byte:.4g} GB/s", "source": "to be fitted", "evidence": "derived"}
+        return with_terminal(spec, endpoint={WRITE: {"copy_rate": rate}})
+
+    return least_squares(changed, [3e-6], points)
 
 
 def main() -> None:
@@ -273,17 +295,18 @@ def calibrate(spec: FabricSpec, points: Sequence[Point]) -> tuple[FabricSpec, li
     if batches:
         spec, errors = fit_batches(spec, batches)
         keep("batches", batches, errors)
-        percent = np.abs(errors) * 100
-        provenance = {
-            "source": f"fitted by bench/calibrate.py on {batches[0].source}",
-            "evidence": "derived",
-            "note": f"{len(batches)} batches of reads, in and across nodes: median error {np.median(percent):.1f} %, "
-            f"worst {percent.max():.1f} %. Each part waits for a request and the part before it.",
-        }
+        provenance = of_batches(batches, errors, "reads", "a request and the part before it")
         terminal = spec.terminal.model_dump(exclude_none=True)
         spec = with_terminal(
             spec, **{key: {"value": terminal[key]["value"], **provenance} for key in ("message_overhead", "copy_rate")}
         )
+    writes = [point for point in points if point.family in WRITES.get(spec.name, ())]
+    if writes:
+        spec, errors = fit_writes(spec, writes)
+        keep("writes", writes, errors)
+        provenance = of_batches(writes, errors, "writes", "the acknowledgement of the part before it")
+        rate = {"value": spec.terminal.endpoint[WRITE].copy_rate.value, **provenance}
+        spec = with_terminal(spec, endpoint={WRITE: {"copy_rate": rate}})
     tables = {}
     for fit in FITS[spec.name]:
         chosen = [point for point in points if point.family in fit.families]
@@ -291,6 +314,17 @@ def calibrate(spec: FabricSpec, points: Sequence[Point]) -> tuple[FabricSpec, li
             tables[name] = protocol_table(fit, least_part, solution)
             keep(name, [sample.point for sample in solution.samples], solution.errors)
     return with_terminal(spec, protocol=tables), residuals
+
+
+def of_batches(points: Sequence[Point], errors: np.ndarray, what: str, waits_for: str) -> dict[str, str]:
+    """Say where a number that was fitted to batches comes from, and how well it fits."""
+    percent = np.abs(errors) * 100
+    return {
+        "source": f"fitted by bench/calibrate.py on {points[0].source}",
+        "evidence": "derived",
+        "note": f"{len(points)} batches of {what}, in and across nodes: median error {np.median(percent):.1f} %, "
+        f"worst {percent.max():.1f} %. Each part waits for {waits_for}.",
+    }
 
 
 def write(spec: FabricSpec, residuals: list[dict[str, Any]]) -> None:
@@ -301,10 +335,11 @@ def write(spec: FabricSpec, residuals: list[dict[str, Any]]) -> None:
     for name in SHARED.get(spec.name, ()):
         other = load_fabric(name)
         terminal = spec.terminal.model_dump(exclude_none=True)
-        shared = {key: terminal[key] for key in ("message_overhead", "copy_rate", "protocol")}
+        shared = {key: terminal[key] for key in ("message_overhead", "copy_rate", "endpoint", "protocol")}
         # The terminals of the other may be parts of this one's.
-        rate = 1e3 / float(spec.terminal.copy_rate.exact or 0) * spec.num_terminals / other.num_terminals
-        shared["copy_rate"]["value"] = f"{rate:.4g} GB/s"
+        for table in (shared, *shared["endpoint"].values()):
+            rate = float(parse_bandwidth(table["copy_rate"]["value"])) / 1e9 * spec.num_terminals / other.num_terminals
+            table["copy_rate"]["value"] = f"{rate:.4g} GB/s"
         (CATALOG / f"{other.name}.toml").write_text(with_terminal(other, **shared).to_toml(), encoding="utf-8")
 
 

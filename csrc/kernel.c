@@ -6,7 +6,7 @@
 #include "kernel.h"
 
 /* Compiled twice: for any run, and by plain.c for those without virtual channels, adaptive choices, in-network
-   operations, weights and changes of the fabric. */
+   operations, weights, acknowledgements and changes of the fabric. */
 #ifndef PLAIN
 #define PLAIN 0
 #endif
@@ -34,6 +34,8 @@ static void fold_bins(fabric_state *state, int64_t domain);
 INLINE _Bool relays_any(fabric_state *state);
 static void copy_packet(fabric_state *state, int64_t domain, int64_t index);
 static void merge_packet(fabric_state *state, int64_t domain, int64_t index);
+INLINE _Bool acks(fabric_state *state);
+static void answer_share(fabric_state *state, int64_t domain, int64_t part);
 static void come_home(fabric_state *state, int64_t domain);
 
 /* The smaller of two numbers. */
@@ -208,6 +210,9 @@ INLINE void eject_packet(fabric_state *state, int64_t domain, int64_t channel, i
     state->counts[part].packets_left = packets_left;
     if (packets_left == 0) {
         state->parts[part].complete_ps = end_ps;
+        if (acks(state)) {
+            answer_share(state, domain, part);
+        }
         if (state->clock->defers == 1) {
             state->complete[row->first_part + owner->num_complete].message = message;
             owner->num_complete += 1;
@@ -1177,7 +1182,7 @@ INLINE int64_t share_bytes_of(fabric_state *state, int64_t injector, int64_t mes
 }
 
 /* Let ready shares take the free slots. */
-INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector)
+INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector, int64_t now_ps)
 {
     domain_row *owner = &state->domains[domain];
     injector_row *row = &state->injectors[injector];
@@ -1185,6 +1190,9 @@ INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector)
     /* The injector is looked at only when its channel is free, so slots may have been free, and shares ready, for some
        time: each share takes the slot that has been free longest, at the later of both times. */
     while (row->fresh_slots > 0 || row->freed_first != NONE) {
+        if (acks(state) && row->fresh_slots == 0 && shares[row->freed_first].until_ps > now_ps) {
+            return; /* it will be free */
+        }
         int64_t message_index = row->next_message;
         while (message_index != NONE && !uses_plane(state, message_index, injector, row->position)) {
             message_index = state->messages[message_index].next_ready;
@@ -1279,23 +1287,92 @@ static int64_t blocked_since(fabric_state *state, int64_t injector)
     return since_ps;
 }
 
-/* Free the slot of a share whose last packet has started; the injection time of that packet ends at sent_ps. */
+/* Whether a share holds its slot until its delivery is known at its source. */
+INLINE _Bool acks(fabric_state *state)
+{
+    return !PLAIN && state->clock->acked == 1;
+}
+
+/* Put the slot of a share among those that are free, or will be: it is from free_ps on. */
+INLINE void free_slot(fabric_state *state, int64_t injector, int64_t index, int64_t free_ps)
+{
+    injector_row *row = &state->injectors[injector];
+    share_row *shares = state->shares;
+    int64_t before = NONE;
+    int64_t after = NONE;
+    if (row->freed_first != NONE) {
+        before = row->freed_last;
+        if (acks(state) && shares[before].until_ps > free_ps) {
+            before = NONE;
+            after = row->freed_first;
+            while (shares[after].until_ps <= free_ps) {
+                before = after;
+                after = shares[after].next;
+            }
+        }
+    }
+    shares[index].until_ps = free_ps;
+    shares[index].next = after;
+    if (before == NONE) {
+        row->freed_first = index;
+    } else {
+        shares[before].next = index;
+    }
+    if (after == NONE) {
+        row->freed_last = index;
+    }
+}
+
+/* Free the slot of a share whose last delivery is known, if it is sent: once its source knows of both. That is one
+   latency of a channel after the start on the last one, or later: not in this window. */
+static void answer_share(fabric_state *state, int64_t domain, int64_t part)
+{
+    ack_row *ack = &state->acks[part];
+    if (ack->share == NONE) {
+        return;
+    }
+    int64_t index = ack->share;
+    int64_t injector = ack->injector;
+    ack->share = NONE;
+    int64_t free_ps = max(state->shares[index].until_ps, state->parts[part].complete_ps + ack->way_ps);
+    free_slot(state, injector, index, free_ps);
+    int64_t channel = state->injectors[injector].channel;
+    wake_channel(state, domain, channel, max(free_ps, state->channels[channel].free_ps));
+}
+
+/* The latencies of the way that begins with a channel and takes the first candidate at each switch. */
+static int64_t way_back_ps(fabric_state *state, int64_t channel, int64_t destination)
+{
+    channel_row *row = &state->channels[channel];
+    int64_t way_ps = row->latency_ps;
+    while (row->route_row != NONE) {
+        route_row *route = &state->routes[row->route_row + destination];
+        row = &state->channels[row->first_output + state->candidates[route->first].output];
+        way_ps += row->latency_ps;
+    }
+    return way_ps;
+}
+
+/* End a share whose last packet has started; the injection time of that packet ends at sent_ps. */
 INLINE void end_share(fabric_state *state, int64_t domain, int64_t injector, int64_t index, int64_t sent_ps)
 {
     domain_row *owner = &state->domains[domain];
     injector_row *row = &state->injectors[injector];
-    share_row *share = &state->shares[index];
-    int64_t message = share->message;
-    share->until_ps = sent_ps;
-    share->next = NONE;
-    if (row->freed_first == NONE) {
-        row->freed_first = index;
-    } else {
-        state->shares[row->freed_last].next = index;
-    }
-    row->freed_last = index;
+    int64_t message = state->shares[index].message;
     int64_t part = state->channels[row->channel].first_part + message;
     state->parts[part].sent_ps = sent_ps;
+    if (acks(state) && state->messages[message].group == NONE) {
+        state->shares[index].until_ps = sent_ps;
+        ack_row *ack = &state->acks[part];
+        ack->share = index;
+        ack->injector = injector;
+        ack->way_ps = way_back_ps(state, row->channel, state->shares[index].destination);
+        if (state->counts[part].packets_left == 0) {
+            answer_share(state, domain, part);
+        }
+    } else {
+        free_slot(state, injector, index, sent_ps);
+    }
     if (state->clock->defers == 1) {
         state->sent[part - message + owner->num_sent].message = message;
         owner->num_sent += 1;
@@ -1366,7 +1443,7 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
     int64_t busy_ps = 0, stalled_ps = 0, least_room_bytes = NEVER;
     while (now_ps < until_ps) {
         if (server->next_message != NONE) {
-            fill_slots(state, domain, injector);
+            fill_slots(state, domain, injector, now_ps);
         }
         if (server->wait_end_ps <= now_ps) {
             end_waits(state, injector, now_ps);
@@ -1410,6 +1487,9 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
         }
         if (index == NONE) {
             now_ps = server->wait_end_ps;
+            if (acks(state) && server->next_message != NONE && server->freed_first != NONE) {
+                now_ps = min(now_ps, shares[server->freed_first].until_ps);
+            }
             for (int64_t vc = channel; vc < channel + num_vcs; vc++) {
                 if (channels[vc].blocked == 1 && channels[vc].credit_first != NONE) {
                     now_ps = min(now_ps, state->packets[channels[vc].credit_first].time_ps);

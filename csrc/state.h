@@ -64,6 +64,7 @@ typedef struct {
     int64_t detours; /* 1 if candidates say by which virtual channel a packet goes on */
     int64_t max_payload_bytes; /* payload of a full packet */
     int64_t message_overhead_ps; /* wait of a share in its slot */
+    int64_t acked; /* 1 if a share holds its slot until its delivery is known at its source */
     int64_t limit_ps; /* the run ends before this time */
     int64_t halt_ps; /* epochs and windows end here at the latest, for the tables to change; NEVER: none do */
     int64_t tasks_left; /* tasks that have not ended */
@@ -360,6 +361,13 @@ typedef struct {
     uint32_t message;
 } complete_row;
 
+/* acks: by row of parts, where slots wait for deliveries; else one empty row */
+typedef struct {
+    int64_t way_ps; /* latencies of the way back to the source */
+    uint32_t share; /* the share that is sent and waits for its last delivery, or NONE */
+    uint32_t injector; /* the one whose slot it holds */
+} ack_row;
+
 /* followers: messages that wait for messages */
 typedef struct {
     uint32_t message;
@@ -452,6 +460,7 @@ typedef struct {
     count_row *counts;
     sent_row *sent;
     complete_row *complete;
+    ack_row *acks;
     follower_row *followers;
     task_row *tasks;
     send_row *sends;

@@ -124,7 +124,10 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--no-fold", action="store_true", help="simulate every plane, even where planes are alike")
     common.add_argument("--seed", type=int, default=1, metavar="N", help="decides ties and routes (default: 1)")
     common.add_argument(
-        "--endpoint", default="fitted", metavar="NAME", help="fitted or ideal: terminals that add nothing to the wires"
+        "--endpoint",
+        default="fitted",
+        metavar="NAME",
+        help="fitted; ideal: terminals that add nothing to the wires; or one of the fabric's, of another copy rate",
     )
     common.add_argument(
         "--routing", metavar="NAME", help="spray, deterministic, adaptive, valiant or ugal (default: the fabric's)"

@@ -236,6 +236,29 @@ def test_launch_and_overhead_come_first(name: str) -> None:
     assert record.message_first_injection_ps[0] == endpoint.launch_latency_ps + endpoint.message_overhead_ps
 
 
+@pytest.mark.parametrize(("name", "classes", "pair"), ROUTES)
+def test_acknowledged_messages_go_one_after_the_other(
+    name: str, classes: tuple[str, ...], pair: tuple[int, int]
+) -> None:
+    """With one slot until the acknowledgement is back the k-th message starts k (O + max(I, Z + sum of L)) late.
+
+    One packet each, on every plane alike. On the mesh I, the slow copy, is longer than all its way.
+    """
+    network = without_protocols(name)
+    network = replace(network, endpoint=replace(network.endpoint, slots=1, acked=True))
+    planes = np.diff(network.bundle_first)[network.bundle_index[pair]]
+    form = full_packet(network, classes)
+    record = send(network, [pair] * 4, int(planes) * network.packet.max_payload_bytes)
+    table = network.channels
+    rows = [np.flatnonzero(table.channel_class == network.channel_class_names.index(one))[0] for one in classes]
+    back_ps = int(table.latency_ps[rows].sum())
+    late = network.endpoint.message_overhead_ps + max(form.injection, form.zero_load + back_ps)
+    first = network.endpoint.launch_latency_ps + network.endpoint.message_overhead_ps
+    assert record.message_first_injection_ps.tolist() == [first + k * late for k in range(4)]
+    # Nobody waits for the last acknowledgement.
+    assert record.task_end_ps.max() == first + 3 * late + max(form.injection, form.zero_load)
+
+
 def test_slots_limit_the_messages_in_flight() -> None:
     """With one slot a message waits for the one before it, then its own overhead: the k-th starts k (O + I) late."""
     network = without_protocols("nvl72")

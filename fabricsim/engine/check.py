@@ -296,14 +296,19 @@ def check_slots(state: State) -> None:
     waiting = every_row(shares, injectors, "waiting_first", "waiting_last")
     freed = every_row(shares, injectors, "freed_first", "freed_last")
     free = [walk(shares, first) for first in state.domains["free_share"]]
-    rows = np.concatenate([ring, waiting, freed, *(np.array(rows, np.int64) for rows in free)])
+    acks = state.acks[state.acks["share"] != NONE]
+    rows = np.concatenate([ring, waiting, freed, acks["share"], *(np.array(rows, np.int64) for rows in free)])
     require(len(np.unique(rows)) == len(rows) == len(shares), "shares were lost or are in two places")
-    in_slots = injectors["fresh_slots"].astype(np.int64)
+    in_slots = injectors["fresh_slots"] + np.bincount(acks["injector"], minlength=len(injectors))
     for first in ("ring_first", "waiting_first", "freed_first"):
         for injector in np.flatnonzero(injectors[first] != NONE):
             in_slots[injector] += len(walk(shares, injectors[first][injector]))
     require(len(np.unique(in_slots)) <= 1, "an injector has lost or won a slot")
-    require(bool((shares["bytes_left"][freed] == 0).all()), "a share left its slot with bytes to send")
+    left = np.concatenate([freed, acks["share"]]).astype(np.int64)
+    require(bool((shares["bytes_left"][left] == 0).all()), "a share left its slot with bytes to send")
+    for injector in np.flatnonzero(injectors["freed_first"] != NONE):
+        times = shares["until_ps"][walk(shares, injectors["freed_first"][injector])]
+        require(bool((times[1:] >= times[:-1]).all()), "free slots are out of order")
     require(
         bool((shares["bytes_left"][np.concatenate([ring, waiting])] > 0).all()), "a share without bytes holds a slot"
     )

@@ -62,8 +62,8 @@ ROUND_ROBIN = int64(Arbitration.ROUND_ROBIN)
 PRIORITY = int64(Arbitration.PRIORITY)
 WHOLE, OPEN, CLOSE = int64(Part.WHOLE), int64(Part.OPEN), int64(Part.CLOSE)
 
-# No virtual channels, adaptive choices, in-network operations, weights or changes of the fabric: what these need costs
-# nothing then.
+# No virtual channels, adaptive choices, in-network operations, weights, acknowledgements or changes of the fabric: what
+# these need costs nothing then.
 PLAIN = _jit.plain
 
 MASK32 = hashing.MASK32
@@ -227,6 +227,8 @@ def eject_packet(
     state.counts[part]["packets_left"] = packets_left
     if packets_left == 0:
         state.parts[part]["complete_ps"] = end_ps
+        if acks(state):
+            answer_share(state, domain, part)
         if state.clock[0]["defers"] == 1:
             state.complete[int64(row["first_part"]) + int64(owner["num_complete"])]["message"] = message
             owner["num_complete"] += 1
@@ -1138,7 +1140,7 @@ def share_bytes_of(state: State, injector: int, message: int) -> int:
 
 
 @jit
-def fill_slots(state: State, domain: int, injector: int) -> None:
+def fill_slots(state: State, domain: int, injector: int, now_ps: int) -> None:
     """Let ready shares take the free slots.
 
     The injector is looked at only when its channel is free, so slots may have been free, and shares ready, for some
@@ -1148,6 +1150,8 @@ def fill_slots(state: State, domain: int, injector: int) -> None:
     row = state.injectors[injector]
     shares = state.shares
     while row["fresh_slots"] > 0 or row["freed_first"] != NONE:
+        if acks(state) and row["fresh_slots"] == 0 and shares[row["freed_first"]]["until_ps"] > now_ps:
+            return  # it will be free
         message_index = int64(row["next_message"])
         while message_index != NONE and not uses_plane(state, message_index, injector, int64(row["position"])):
             message_index = int64(state.messages[message_index]["next_ready"])
@@ -1230,21 +1234,84 @@ def blocked_since(state: State, injector: int) -> int:
 
 
 @jit
-def end_share(state: State, domain: int, injector: int, index: int, sent_ps: int) -> None:
-    """Free the slot of a share whose last packet has started; the injection time of that packet ends at *sent_ps*."""
-    owner = state.domains[domain]
+def acks(state: State) -> bool:
+    """Whether a share holds its slot until its delivery is known at its source."""
+    return not PLAIN and state.clock[0]["acked"] == 1
+
+
+@jit
+def free_slot(state: State, injector: int, index: int, free_ps: int) -> None:
+    """Put the slot of a share among those that are free, or will be: it is from *free_ps* on."""
     row = state.injectors[injector]
-    share = state.shares[index]
-    message = int64(share["message"])
-    share["until_ps"] = sent_ps
-    share["next"] = NONE
-    if row["freed_first"] == NONE:
+    shares = state.shares
+    before = NONE
+    after = NONE
+    if row["freed_first"] != NONE:
+        before = int64(row["freed_last"])
+        if acks(state) and shares[before]["until_ps"] > free_ps:
+            before = NONE
+            after = int64(row["freed_first"])
+            while shares[after]["until_ps"] <= free_ps:
+                before = after
+                after = int64(shares[after]["next"])
+    shares[index]["until_ps"] = free_ps
+    shares[index]["next"] = after
+    if before == NONE:
         row["freed_first"] = index
     else:
-        state.shares[row["freed_last"]]["next"] = index
-    row["freed_last"] = index
+        shares[before]["next"] = index
+    if after == NONE:
+        row["freed_last"] = index
+
+
+@jit
+def answer_share(state: State, domain: int, part: int) -> None:
+    """Free the slot of a share whose last delivery is known, if it is sent: once its source knows of both.
+
+    That is one latency of a channel after the start on the last one, or later: not in this window.
+    """
+    ack = state.acks[part]
+    if ack["share"] == NONE:
+        return
+    index = int64(ack["share"])
+    injector = int64(ack["injector"])
+    ack["share"] = NONE
+    free_ps = max(state.shares[index]["until_ps"], state.parts[part]["complete_ps"] + ack["way_ps"])
+    free_slot(state, injector, index, free_ps)
+    channel = int64(state.injectors[injector]["channel"])
+    wake_channel(state, domain, channel, max(free_ps, state.channels[channel]["free_ps"]))
+
+
+@jit
+def way_back_ps(state: State, channel: int, destination: int) -> int:
+    """Return the latencies of the way that begins with *channel* and takes the first candidate at each switch."""
+    row = state.channels[channel]
+    way_ps = row["latency_ps"]
+    while row["route_row"] != NONE:
+        route = state.routes[int64(row["route_row"]) + destination]
+        row = state.channels[int64(row["first_output"]) + int64(state.candidates[int64(route["first"])]["output"])]
+        way_ps += row["latency_ps"]
+    return int64(way_ps)
+
+
+@jit
+def end_share(state: State, domain: int, injector: int, index: int, sent_ps: int) -> None:
+    """End a share whose last packet has started; the injection time of that packet ends at *sent_ps*."""
+    owner = state.domains[domain]
+    row = state.injectors[injector]
+    message = int64(state.shares[index]["message"])
     part = state.channels[row["channel"]]["first_part"] + message
     state.parts[part]["sent_ps"] = sent_ps
+    if acks(state) and state.messages[message]["group"] == NONE:
+        state.shares[index]["until_ps"] = sent_ps
+        ack = state.acks[part]
+        ack["share"] = index
+        ack["injector"] = injector
+        ack["way_ps"] = way_back_ps(state, int64(row["channel"]), int64(state.shares[index]["destination"]))
+        if state.counts[part]["packets_left"] == 0:
+            answer_share(state, domain, part)
+    else:
+        free_slot(state, injector, index, sent_ps)
     if state.clock[0]["defers"] == 1:
         state.sent[part - message + int64(owner["num_sent"])]["message"] = message
         owner["num_sent"] += 1
@@ -1316,7 +1383,7 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
     busy_ps, stalled_ps, least_room_bytes = ZERO, ZERO, NEVER
     while now_ps < until_ps:
         if server["next_message"] != NONE:
-            fill_slots(state, domain, injector)
+            fill_slots(state, domain, injector, now_ps)
         if server["wait_end_ps"] <= now_ps:
             end_waits(state, injector, now_ps)
         for vc in range(channel, channel + num_vcs):
@@ -1352,6 +1419,8 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
                 after = int64(share["next"])
         if index == NONE:
             now_ps = server["wait_end_ps"]
+            if acks(state) and server["next_message"] != NONE and server["freed_first"] != NONE:
+                now_ps = min(now_ps, shares[server["freed_first"]]["until_ps"])
             for vc in range(channel, channel + num_vcs):
                 if channels[vc]["blocked"] == 1 and channels[vc]["credit_first"] != NONE:
                     now_ps = min(now_ps, state.packets[channels[vc]["credit_first"]]["time_ps"])

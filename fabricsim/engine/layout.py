@@ -142,6 +142,7 @@ TABLES = (
             Field("detours", "i8", "1 if candidates say by which virtual channel a packet goes on"),
             Field("max_payload_bytes", "i8", "payload of a full packet"),
             Field("message_overhead_ps", "i8", "wait of a share in its slot"),
+            Field("acked", "i8", "1 if a share holds its slot until its delivery is known at its source"),
             Field("limit_ps", "i8", "the run ends before this time"),
             Field(
                 "halt_ps", "i8", "epochs and windows end here at the latest, for the tables to change; NEVER: none do"
@@ -512,6 +513,16 @@ TABLES = (
     ),
     Table("sent", "sent_row", "by row of parts: the list of a domain", (Field("message", "u4", ""),)),
     Table("complete", "complete_row", "by row of parts: the list of a domain", (Field("message", "u4", ""),)),
+    Table(
+        "acks",
+        "ack_row",
+        "by row of parts, where slots wait for deliveries; else one empty row",
+        (
+            Field("way_ps", "i8", "latencies of the way back to the source"),
+            Field("share", "u4", "the share that is sent and waits for its last delivery, or NONE"),
+            Field("injector", "u4", "the one whose slot it holds"),
+        ),
+    ),
     Table("followers", "follower_row", "messages that wait for messages", (Field("message", "u4", ""),)),
     Table(
         "tasks",
@@ -608,6 +619,7 @@ class State(NamedTuple):
     counts: Rows
     sent: Rows
     complete: Rows
+    acks: Rows
     followers: Rows
     tasks: Rows
     sends: Rows

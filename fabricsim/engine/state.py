@@ -86,6 +86,7 @@ def allocate(
     clock["weighted"] = network.weights is not None
     clock["max_payload_bytes"] = network.packet.max_payload_bytes
     clock["message_overhead_ps"] = network.endpoint.message_overhead_ps
+    clock["acked"] = network.endpoint.acked
     clock["limit_ps"] = LIMIT_PS
     clock["halt_ps"] = NEVER
     clock["tasks_left"] = len(schedule.tasks)
@@ -171,6 +172,7 @@ def allocate(
         counts=counts,
         sent=part_rows("sent", network, len(messages)),
         complete=part_rows("complete", network, len(messages)),
+        acks=ack_rows(network, len(messages)),
         followers=followers,
         tasks=tasks,
         sends=sends,
@@ -193,10 +195,11 @@ def window_shift(network: Network) -> int:
 def is_plain(state: State) -> bool:
     """Tell whether the kernel for plain runs may run *state*.
 
-    They have no virtual channels, adaptive choices, in-network operations, weights or changes of the fabric.
+    They have no virtual channels, adaptive choices, in-network operations, weights, acknowledgements or changes of the
+    fabric.
     """
     clock = state.clock[0]
-    stays = clock["halt_ps"] == NEVER and clock["num_groups"] == 0 and clock["weighted"] == 0
+    stays = clock["halt_ps"] == NEVER and not (clock["num_groups"] or clock["weighted"] or clock["acked"])
     return bool(stays and clock["vc_mask"] == 0 and clock["routing"] != Routing.ADAPTIVE)
 
 
@@ -434,6 +437,13 @@ def part_rows(name: str, network: Network, num_messages: int) -> Rows:
     """Return a zeroed table by part: plane by plane, a row per message."""
     count = network.num_planes * num_messages
     return rows(name, count)[:count]
+
+
+def ack_rows(network: Network, num_messages: int) -> Rows:
+    """Return the table of acknowledgements: by part, where slots wait for deliveries."""
+    acks = part_rows("acks", network, num_messages) if network.endpoint.acked else rows("acks", 1)
+    acks["share"] = NONE
+    return acks
 
 
 def rows_per_start(schedule: Schedule) -> int:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fabricsim.engine.changes import old_bundles, unreachable
 from fabricsim.engine.layout import NEVER, NONE, NOT_YET, Rows, State, TimerKind
 from fabricsim.engine.state import (
+    ack_rows,
     chain,
     chain_new_tasks,
     follower_rows,
@@ -333,6 +334,9 @@ class Work:
             for part in PART_TABLES:
                 tables[part] = part_rows(part, self._network, count)
                 tables[part].reshape(planes, count)[:, :old] = getattr(state, part).reshape(planes, old)
+            if state.clock["acked"][0]:
+                tables["acks"] = ack_rows(self._network, count)
+                tables["acks"].reshape(planes, count)[:, :old] = state.acks.reshape(planes, old)
             state.clock["num_messages"] = count
             state.channels["first_part"] = self._network.channels.plane.astype(np.int64) * count
         state = state._replace(**tables)

@@ -60,7 +60,8 @@ class Endpoint:
     """What a terminal adds to the wires (docs/physics.md, sections 8 and 9).
 
     Copy and ejection rates are per channel and stand in the channel table; ``copy_ps_per_byte`` is that of a whole
-    terminal, 0 if it does not limit. An operation that no protocol is for has ``launch_latency_ps``.
+    terminal, 0 if it does not limit. An operation that no protocol is for has ``launch_latency_ps``. With
+    ``acked`` a share holds its slot until its source knows that it is delivered.
     """
 
     launch_latency_ps: int
@@ -68,6 +69,7 @@ class Endpoint:
     slots: int
     copy_ps_per_byte: Fraction = Fraction(0)
     protocols: tuple[Protocol, ...] = ()
+    acked: bool = False
 
 
 @dataclass(frozen=True)

@@ -266,6 +266,15 @@ class ProtocolTable(Table):
         )
 
 
+class EndpointTable(Table):
+    """``[terminal.endpoint.NAME]``: the copy rate where something else than usual copies, or in the other direction.
+
+    A run that chooses this endpoint has it in place of the terminal's own.
+    """
+
+    copy_rate: Limit
+
+
 class TerminalTable(Table):
     """``[terminal]``: its name, and what it adds to the wires (docs/physics.md, sections 8 and 9)."""
 
@@ -273,8 +282,10 @@ class TerminalTable(Table):
     launch_latency: Time
     message_overhead: Time
     slots: Count
+    completion: Literal["sent", "acked"] | None = None
     copy_rate: Limit
     ejection_rate: Limit
+    endpoint: dict[Name, EndpointTable] = {}
     protocol: dict[Name, ProtocolTable] = {}
 
 
@@ -424,6 +435,8 @@ class FabricSpec(Table):
                 )
         if self.defaults.packet not in self.packet:
             yield Complaint("defaults.packet", unknown("packet format", self.defaults.packet, self.packet))
+        for name in self.terminal.endpoint.keys() & set(ENDPOINTS):
+            yield Complaint(f"terminal.endpoint.{name}", "is an endpoint that every fabric has; rename it")
         yield from self._contradictory_protocols()
         yield from self._contradictory_vcs()
         yield from self._contradictory_weights()
@@ -518,6 +531,10 @@ class FabricSpec(Table):
     def _contradictory_protocols(self) -> Iterator[Complaint]:
         """Find protocols of which no one could say which counts, or that count with a rate that there is not."""
         taken: dict[tuple[str, int], str] = {}
+        rates = {"terminal": self.terminal.copy_rate} | {
+            f"terminal.endpoint.{name}": table.copy_rate for name, table in self.terminal.endpoint.items()
+        }
+        unlimited = [f"{table}.copy_rate" for table, rate in rates.items() if rate.exact is None]
         for name, table in self.terminal.protocol.items():
             key = f"terminal.protocol.{name}"
             for operation in table.operations:
@@ -530,9 +547,9 @@ class FabricSpec(Table):
                     )
                 taken[choice] = name
             for quantity in ("piece_overhead", "descriptor_gap"):
-                if getattr(table, quantity) is not None and self.terminal.copy_rate.exact is None:
+                if getattr(table, quantity) is not None and unlimited:
                     yield Complaint(
-                        f"{key}.{quantity}", "counts with terminal.copy_rate, which is unlimited; drop one of them"
+                        f"{key}.{quantity}", f"counts with {unlimited[0]}, which is unlimited; drop one of them"
                     )
 
     @property
@@ -624,6 +641,8 @@ class FabricSpec(Table):
             "protocols": {name: protocol.operations for name, protocol in self.terminal.protocol.items()},
             "quantities": {key: str(quantity.exact) for key, quantity in self._quantities()},
         }
+        if self.terminal.completion == "acked":
+            facts["completion"] = self.terminal.completion
         if self.vcs is not None:
             facts["vcs"] = self.vcs.arbitration, self.vcs.operations
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -678,15 +697,17 @@ class FabricSpec(Table):
     def network(self, *, packet: str | None = None, routing: str | None = None, endpoint: str = "fitted") -> Network:
         """Build the tables that the engine runs on.
 
-        ``packet`` and ``routing`` default to the file's ``[defaults]``. ``endpoint`` is ``fitted``, or ``ideal``: no
-        launch latency, no protocols, no message overhead, no copy limit. Raises ``ConfigError`` for a name that does
-        not exist and for a routing where no switch has a choice.
+        ``packet`` and ``routing`` default to the file's ``[defaults]``. ``endpoint`` is ``fitted``; ``ideal``: no
+        launch latency, no protocols, no message overhead, no copy limit; or the name of a ``[terminal.endpoint.NAME]``:
+        ``fitted`` with another copy rate. Raises ``ConfigError`` for a name that does not exist and for a routing where
+        no switch has a choice.
         """
         packet = self.defaults.packet if packet is None else packet
         if packet not in self.packet:
             raise ConfigError(f"{self.name}: {unknown('packet format', packet, self.packet)}")
-        if endpoint not in ENDPOINTS:
-            raise ConfigError(f"{self.name}: {unknown('endpoint', endpoint, ENDPOINTS)}")
+        endpoints = (*ENDPOINTS, *self.terminal.endpoint)
+        if endpoint not in endpoints:
+            raise ConfigError(f"{self.name}: {unknown('endpoint', endpoint, endpoints)}")
         if routing not in (None, *ROUTINGS, *DETOUR_ROUTINGS):
             raise ConfigError(f"{self.name}: {unknown('routing', routing, ROUTINGS + DETOUR_ROUTINGS)}")
         if routing is not None and (fault := self._detour_fault(routing)):
@@ -701,7 +722,8 @@ class FabricSpec(Table):
 
     def _build(self, packet: str, routing: str, endpoint: str, num_planes: int) -> Network:
         terminal = self.terminal
-        is_fitted = endpoint == "fitted"
+        is_fitted = endpoint != "ideal"
+        copies = terminal.endpoint.get(endpoint, terminal)
         common: dict[str, Any] = {
             "name": self.name,
             "terminal_name": terminal.name,
@@ -710,13 +732,14 @@ class FabricSpec(Table):
                 launch_latency_ps=terminal.launch_latency.exact if is_fitted else 0,
                 message_overhead_ps=terminal.message_overhead.exact if is_fitted else 0,
                 slots=terminal.slots.exact,
-                copy_ps_per_byte=(terminal.copy_rate.exact if is_fitted else None) or Fraction(0),
+                copy_ps_per_byte=(copies.copy_rate.exact if is_fitted else None) or Fraction(0),
                 protocols=tuple(table.protocol() for table in terminal.protocol.values()) if is_fitted else (),
+                acked=terminal.completion == "acked",
             ),
             "ejection_ps_per_byte": terminal.ejection_rate.exact,
         }
 
-        def of(part: TerminalTable | PackageTable | ScaleOutTable) -> dict[str, Any]:
+        def of(part: TerminalTable | EndpointTable | PackageTable | ScaleOutTable) -> dict[str, Any]:
             return {**common, "copy_ps_per_byte": part.copy_rate.exact if is_fitted else None}
 
         package = scale_out = None
@@ -732,7 +755,7 @@ class FabricSpec(Table):
             tiers = self._clos_tiers(SCALE_OUT_TIERS, children, parents)
             scale_out = clos(tiers=tiers, num_planes=1, routing=routing, **of(self.scale_out))
         whole = package_and_racks(
-            self._rack(routing, num_planes, of(terminal)),
+            self._rack(routing, num_planes, of(copies)),
             terminal_name=terminal.name,
             routing=routing,
             package=package,

@@ -58,6 +58,11 @@ def refuse_idle_overrides(
             )
 
 
+def feels(network: Network, other: Network, blocks: ScheduleBlocks, terminal_of_rank: Int32) -> bool:
+    """Tell whether a run on a network may differ from one on a network of other numbers, whatever the seed."""
+    return _Reach(network, blocks, terminal_of_rank).feels(other)
+
+
 class _Reach:
     """What a run on a network may use of it, whatever the seed."""
 

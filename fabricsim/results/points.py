@@ -26,7 +26,7 @@ class Point:
 
     ``measured`` is in ``unit``: us, or GB/s (``GB/s``: size over time, ``GB/s busbw`` as nccl-tests, ``GB/s per die``
     of one die of a terminal). ``fitted`` tells that the endpoint's numbers were fitted to it. ``tokens`` are those of a
-    rank, or the descriptors of a batch; 0 where there are none.
+    rank, or the descriptors of a batch; 0 where there are none. ``endpoint`` is that of the fabric that it is run with.
     """
 
     family: str
@@ -40,6 +40,7 @@ class Point:
     unit: str
     fitted: bool
     source: str
+    endpoint: str = "fitted"
 
     @property
     def what(self) -> str:
@@ -95,6 +96,7 @@ def load_points() -> list[Point]:
             unit=row["unit"],
             fitted=row["fitted"] == "1",
             source=sources[row["source"]],
+            endpoint=row.get("endpoint") or "fitted",
         )
         for name in _FILES
         for row in _rows(name)

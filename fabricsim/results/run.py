@@ -12,7 +12,6 @@ from fabricsim.engine.changes import Change
 from fabricsim.engine.driver import Progress, run_blocks
 from fabricsim.engine.folding import Folding, unfolded
 from fabricsim.engine.folding import fold as fold_planes
-from fabricsim.engine.launch import launch_latencies_ps
 from fabricsim.engine.placement import Int32, Placement, placement_name, terminal_of_rank
 from fabricsim.errors import ConfigError, StallError
 from fabricsim.fabrics import FabricSpec, load_fabric
@@ -20,7 +19,7 @@ from fabricsim.fabrics.faults import Fault, read_faults
 from fabricsim.fabrics.network import Network
 from fabricsim.results.collected import Collected
 from fabricsim.results.fault_effects import changes_of, refuse_idle_faults, with_faults
-from fabricsim.results.idle_overrides import refuse_idle_overrides
+from fabricsim.results.idle_overrides import feels, refuse_idle_overrides
 from fabricsim.results.result import Result, RunInfo
 from fabricsim.results.routes import find_routes
 from fabricsim.results.traffic import message_traffic
@@ -115,7 +114,8 @@ def simulate(
     packet
         Name of one of the fabric's packet formats; ``None`` is its default.
     endpoint
-        ``"fitted"``, or ``"ideal"``: no launch latency, no message overhead, no copy limit.
+        ``"fitted"``; ``"ideal"``: no launch latency, no message overhead, no copy limit; or the name of one of the
+        fabric's other endpoints: what copies at another rate.
     placement
         ``"linear"``, ``"scatter"``, terminals by rank, or the path of a file with one terminal per line. ``None`` is
         the placement that a trace records (``fabricsim.placement``), where there is none ``"linear"``.
@@ -157,13 +157,11 @@ def simulate(
         faults=read_faults(faults),
     )
     refuse_idle_faults(run.whole, run.workload.blocks, run.faults, run.terminals)
-    if endpoint == "ideal":
-        _refuse_idle_endpoint(run.spec, run.blocks, run.terminals)
     options = {"routing": routing, "packet": packet, "placement": placement}
     given = [name for name, value in options.items() if value is not None]
     _refuse_idle_options(given, run.network, run.blocks, run.terminals)
 
-    def build(spec: FabricSpec) -> Network:
+    def build(spec: FabricSpec, endpoint: str = endpoint) -> Network:
         network = spec.network(packet=packet, routing=routing, endpoint=endpoint)
         if run.terminals.max() >= network.num_terminals:
             raise ConfigError(
@@ -173,6 +171,11 @@ def simulate(
         refuse_idle_faults(network, run.workload.blocks, run.faults, run.terminals)
         return with_faults(network, run.workload.blocks, run.faults, run.terminals)[0]
 
+    if endpoint != "fitted" and not feels(run.network, build(run.spec, "fitted"), run.blocks, run.terminals):
+        raise ConfigError(
+            f"endpoint {endpoint} has no effect on this run on {run.spec.name}: with it terminals add the same to its "
+            "wires; leave it out"
+        )
     refuse_idle_overrides(run.spec, run.network, build, run.blocks, run.terminals)
     return execute(run, kernel=kernel, threads=threads, fold=fold, progress=progress, started_s=started_s)
 
@@ -464,20 +467,6 @@ def _spec_of(fabric: FabricSpec | str | os.PathLike[str]) -> FabricSpec:
 
 
 # An option that makes no difference is refused: it would let a user compare a run with itself.
-
-
-def _refuse_idle_endpoint(spec: FabricSpec, blocks: ScheduleBlocks, terminals: Int32) -> None:
-    """Refuse to leave out what the terminals do not add, to this fabric or to this run."""
-    fitted = spec.network()
-    adds_to_messages = spec.terminal.message_overhead.exact or spec.terminal.copy_rate.exact
-    for block in blocks:
-        launches = bool(launch_latencies_ps(fitted.endpoint, block.schedule).any())
-        moves = adds_to_messages and len(message_traffic(fitted, block.schedule, terminals).message) > 0
-        if launches or moves:
-            return
-    raise ConfigError(
-        f"endpoint ideal has no effect on this run on {spec.name}: terminals add nothing to its wires; leave it out"
-    )
 
 
 def _refuse_idle_options(given: Sequence[str], network: Network, blocks: ScheduleBlocks, terminals: Int32) -> None:

@@ -45,6 +45,7 @@ class Comparison:
             "what": point.what,
             "family": point.family,
             "source": point.source,
+            "endpoint": point.endpoint,
             "fitted": point.fitted,
             "size_bytes": self.size_bytes,
             "measured": point.measured,
@@ -119,7 +120,9 @@ def compare(
     schedule = point.schedule()
     if not everything and packet_hops_to_simulate(spec, schedule, point.placement) > MAX_PACKET_HOPS:
         return None
-    result = simulate(spec, schedule, placement=point.placement, kernel=kernel, threads=threads)
+    result = simulate(
+        spec, schedule, placement=point.placement, endpoint=point.endpoint, kernel=kernel, threads=threads
+    )
     (row,) = result.op_rows()
     figure = point.figure(row["time_ps"] / PS_PER_US, row["size_bytes"], row["busbw_GBps"])
     return Comparison(point, row["size_bytes"], figure)

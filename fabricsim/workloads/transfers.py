@@ -37,7 +37,9 @@ def batch(kind: str, size_bytes: int, descriptors: int) -> Schedule:
     """Copy a buffer between two ranks in equal parts, each of which begins when the one before has been completed.
 
     ``kind`` is ``write`` (rank 0 sends a part and waits for its acknowledgement) or ``read`` (rank 0 asks for a part
-    and waits until it has come). Raises ConfigError for another kind, or parts that do not come out.
+    and waits until it has come). The parts wait for messages, so this holds whatever the terminals have in flight; a
+    fabric whose terminals are ``acked`` is another thing. Raises ConfigError for another kind, or parts that do not
+    come out.
     """
     if kind not in ("read", "write") or descriptors < 1 or size_bytes % descriptors:
         raise ConfigError(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fabricsim.engine.check import check
+from fabricsim.engine.check import check, walk
 from fabricsim.engine.driver import Progress, RunRecord, Simulation, run_schedule
 from fabricsim.engine.layout import NONE, Code, Rows
 from fabricsim.engine.state import LIMIT_PS, allocate, grow
@@ -287,6 +287,29 @@ def test_check_notices_a_wrong_number(table: str, field: str) -> None:
     in_use = np.flatnonzero(used(rows[guard]) | (rows[guard] == 0) & field.endswith("_ps"))
     rows[field][in_use[-1]] += 1 << 40 if field.endswith("_ps") else 1
     with pytest.raises(SelfCheckError):
+        check(run.state, run.network)
+
+
+@pytest.mark.parametrize(("table", "field"), [("acks", "share"), ("acks", "injector"), ("shares", "until_ps")])
+def test_check_notices_a_wrong_slot(table: str, field: str) -> None:
+    """Shares that wait for their acknowledgements hold slots, and slots that are free are in the order of time."""
+    network = load_fabric("nvl72").network()
+    network = replace(network, endpoint=replace(network.endpoint, slots=2, acked=True))
+    tasks = [TaskDraft(rank) for rank in range(3)]
+    # Of two messages at once the shorter one has its slot free first, and no third one takes it.
+    messages = [MessageDraft(0, 1, 200_000), MessageDraft(0, 2, 100_000)]
+    run = Simulation(network, build_schedule(3, [OperationDraft(tasks, messages)]), np.arange(3, dtype=np.int32))
+    shares, acks = run.state.shares, run.state.acks
+
+    def freed() -> list[int]:
+        return walk(shares, run.state.injectors["freed_first"][0])
+
+    while not (used(acks["share"]).any() if table == "acks" else len(freed()) == 2):
+        assert run.advance(1) == Code.SLICE
+    check(run.state, run.network)
+    row = freed()[0] if table == "shares" else np.flatnonzero(used(acks["share"]))[0]
+    getattr(run.state, table)[field][row] += 1 << 40 if field.endswith("_ps") else 1
+    with pytest.raises(SelfCheckError, match=r"slot|two places"):
         check(run.state, run.network)
 
 

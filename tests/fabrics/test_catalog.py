@@ -228,6 +228,7 @@ def test_the_docs_name_every_key() -> None:
         *keys(DimensionTable, "dimension.NAME."),
         *keys(type(spec.defaults), "defaults."),
         *keys(type(spec.terminal), "terminal."),
+        *keys(type(spec.terminal.endpoint["write"]), "terminal.endpoint.NAME."),
         *keys(type(spec.terminal.protocol["moe_dispatch"]), "terminal.protocol.NAME."),
         *keys(type(spec.tier["l1"]), "tier.NAME."),
         *keys(type(spec.link["npu-l1"]), "link.A-B."),

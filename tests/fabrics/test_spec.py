@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import FabricSpec, fabric_names, load_fabric
+from fabricsim.units import parse_bandwidth, ps_per_byte
 from tests.results.small import one_rack
 
 NVL72 = one_rack("nvl72").to_toml()
@@ -255,6 +258,47 @@ def test_ideal_endpoints_cost_nothing() -> None:
     assert (fitted.channels.ps_per_byte_num == ideal.channels.ps_per_byte_num).all()
 
 
+def test_an_endpoint_of_the_fabric_has_its_own_copy_rate() -> None:
+    """All else is fitted; packages and what joins racks copy as before."""
+    spec = load_fabric("cloudmatrix384-die")
+    fitted, write = spec.network(), spec.network(endpoint="write")
+    assert write.endpoint == replace(fitted.endpoint, copy_ps_per_byte=ps_per_byte(parse_bandwidth("134.9 GB/s")))
+    rates = [
+        network.channels.copy_ps_per_byte_num / network.channels.copy_ps_per_byte_den for network in (fitted, write)
+    ]
+    from_die = fitted.channels.source_node < fitted.num_terminals
+    in_package = from_die & (fitted.channels.target_node < fitted.num_terminals)
+    assert np.unique(np.divide(*rates)[from_die & ~in_package]) == pytest.approx(134.9 / 162.5)
+    assert (rates[0][in_package] == rates[1][in_package]).all()
+
+
+def test_completion_is_part_of_the_hash_and_of_every_endpoint() -> None:
+    """To wait for acknowledgements changes a result; to say what is the case anyway does not."""
+    plain = FabricSpec.from_toml(NVL72, origin="my.toml")
+    specs = {
+        word: FabricSpec.from_toml(
+            NVL72.replace('name = "gpu"', f'name = "gpu"\ncompletion = "{word}"'), origin="my.toml"
+        )
+        for word in ("sent", "acked")
+    }
+    assert plain.spec_sha256 == specs["sent"].spec_sha256 != specs["acked"].spec_sha256
+    assert FabricSpec.from_toml(specs["acked"].to_toml(), origin="my.toml") == specs["acked"]
+    assert specs["acked"].settings()["terminal.completion"] == "acked"
+    for endpoint in ("fitted", "ideal", "sm_write"):
+        acked = {word: spec.network(endpoint=endpoint).endpoint.acked for word, spec in specs.items()}
+        assert acked == {"sent": False, "acked": True}
+    assert "terminal.completion" in refused(NVL72, 'name = "gpu"', 'name = "gpu"\ncompletion = "done"')
+
+
+def test_endpoints_of_a_fabric_are_checked() -> None:
+    """None is called as those that every fabric has, and what counts with a copy rate needs one of each."""
+    assert "terminal.endpoint.ideal: is an endpoint that every fabric has" in refused(
+        NVL72, "endpoint.sm_write", "endpoint.ideal"
+    )
+    words = "counts with terminal.endpoint.sm_write.copy_rate, which is unlimited"
+    assert words in refused(NVL72, 'value = "717.2 GB/s"', 'value = "unlimited"')
+
+
 def test_packet_and_routing_can_be_chosen() -> None:
     """A run may take another packet format or routing than the file's defaults."""
     spec = load_fabric("cloudmatrix384")
@@ -283,7 +327,7 @@ def test_packet_and_routing_can_be_chosen() -> None:
         (
             "cloudmatrix384",
             {"endpoint": "idle"},
-            "unknown endpoint 'idle' (did you mean 'ideal'?); known: fitted, ideal",
+            "unknown endpoint 'idle' (did you mean 'ideal'?); known: fitted, ideal, write",
         ),
         (
             "hgx-h100",

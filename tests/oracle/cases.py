@@ -663,6 +663,7 @@ def endpoints() -> st.SearchStrategy[Endpoint]:
         launch_latency_ps=st.just(0) | st.integers(1, 3_000_000),
         message_overhead_ps=st.just(0) | st.integers(1, 500_000),
         slots=st.sampled_from([2, 3, 4, 1]),
+        acked=st.sampled_from([False, False, True]),
         copy_ps_per_byte=st.just(Fraction(0)) | ps_per_byte(),
         protocols=st.lists(protocols(), max_size=2).map(tuple),
     )

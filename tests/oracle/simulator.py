@@ -206,10 +206,13 @@ class Share:
     packet_bytes: int  # payload of all its packets but the last
     number: int  # of the shares of the message
     num_sent: int = 0  # packets
+    num_delivered: int = 0
     waits_until_ps: int = 0
     endpoint_ps: int = 0
     serialization_ps: int = 0
     credit_stall_ps: int = 0
+    sent_ps: int | None = None  # the end of its last injection time, from the start of that packet on
+    way_back_ps: int = 0
 
     def message_ended_by_next(self, payload_bytes: int) -> Message | None:
         """Tell for which message the next packet is the last that this share injects."""
@@ -235,6 +238,7 @@ class Packet:
     next_vc: int = 0  # of the output where it waits
     share: int = 0  # whose packet it is, and which
     number: int = 0
+    part: Share | None = None  # the same share, but of packets that a switch made
     head_arrival_ps: int = 0
     earliest_start_ps: int = 0  # e of section 5
     ejection_ps: int = 0  # fixed at the start on the last channel
@@ -314,6 +318,7 @@ class Instant:
 
     credits: list[tuple[Channel, int, int]] = field(default_factory=list)  # (channel, vc, wire bytes)
     shares_sent: list[Share] = field(default_factory=list)
+    slots_freed: list[Channel] = field(default_factory=list)
     ejected: list[Packet] = field(default_factory=list)
     arrivals: list[Packet] = field(default_factory=list)
     nodes: set[int] = field(default_factory=set)
@@ -457,9 +462,10 @@ class Simulation:
         for channel, vc, wire_bytes in instant.credits:
             channel.room_bytes[vc] += wire_bytes
         for share in instant.shares_sent:
-            share.channel.free_slots += 1
             share.message.shares_to_send -= 1
             share.message.parts[share.channel.plane].sent_ps = self.now_ps
+        for channel in instant.slots_freed:
+            channel.free_slots += 1
         for packet in instant.ejected:
             self.deliver(packet)
 
@@ -684,7 +690,7 @@ class Simulation:
             if message.first_injection_ps is None:
                 message.first_injection_ps = self.now_ps
         packet = Packet(share.message, channel, payload_bytes, held_bytes, wire_bytes, self.now_ps, share.message.vc)
-        packet.share, packet.number = share.number, share.num_sent
+        packet.share, packet.number, packet.part = share.number, share.num_sent, share
         if ended is not None:
             part = packet.follows = ended.parts[channel.plane]
             part.endpoint_ps, part.serialization_ps = share.endpoint_ps, share.serialization_ps
@@ -698,8 +704,21 @@ class Simulation:
         free_again.nodes.add(channel.source)
         if share.timed_bytes_left > 0:
             channel.ring.append(share)
-        else:
-            free_again.shares_sent.append(share)
+            return
+        free_again.shares_sent.append(share)
+        share.sent_ps = channel.free_from_ps
+        share.way_back_ps = self.way_back_ps(channel, self.terminal_of_rank[share.message.target.rank])
+        if not self.network.endpoint.acked or group is not None:
+            free_again.slots_freed.append(channel)
+
+    def way_back_ps(self, channel: Channel, target: int) -> int:
+        """Add up the latencies of the way by ``channel`` that takes the first candidate at each switch."""
+        latencies_ps = [channel.latency_ps]
+        while channel.target != target:
+            switch = channel.target - self.network.num_terminals
+            channel = self.channels[self.network.candidates[self.network.route_first[switch, target]]]
+            latencies_ps.append(channel.latency_ps)
+        return sum(latencies_ps)
 
     def eject(self, channel: Channel) -> None:
         """If the ejection behind a last channel is free, start the packet that arrived first."""
@@ -723,6 +742,14 @@ class Simulation:
             packet.follows.way_serialization_ps += packet.ejection_ps
         if message.packets_to_deliver == 0:
             message.complete_ps = self.now_ps
+        share = packet.part
+        if share is None or message.group is not None or not self.network.endpoint.acked:
+            return
+        share.num_delivered += 1
+        if share.sent_ps is not None and share.num_delivered == share.num_sent:
+            known = self.at(max(share.sent_ps, self.now_ps + share.way_back_ps))
+            known.nodes.add(share.channel.source)
+            known.slots_freed.append(share.channel)
 
     # Switches, channels and credits (sections 4 to 6) --------------------------------------------------------
 

@@ -65,8 +65,30 @@ def test_an_ideal_endpoint_without_effect_is_refused(tiny: fs.FabricSpec) -> Non
     for key, value in (("launch_latency", "0 us"), ("message_overhead", "0 us"), ("copy_rate", "unlimited")):
         tables["terminal"][key]["value"] = value
     del tables["terminal"]["protocol"]
-    with pytest.raises(fs.ConfigError, match="endpoint ideal has no effect on this run on tiny: terminals add nothing"):
+    with pytest.raises(fs.ConfigError, match="endpoint ideal has no effect on this run on tiny"):
         simulate(fs.FabricSpec(**tables), exchange(), kernel="python", endpoint="ideal")
+
+
+def test_an_endpoint_of_the_fabric_copies_at_its_own_rate(tiny: fs.FabricSpec) -> None:
+    """Of two packets per plane the first takes 256 * 50 ps at 20 GB/s per channel in place of 288 * 20 of wire."""
+    slow = tiny.with_overrides({"terminal.endpoint.sm_write.copy_rate": "40 GB/s"})
+    fitted = simulate(tiny, exchange(ranks=2, size="2KiB"), kernel="python")
+    result = simulate(slow, exchange(ranks=2, size="2KiB"), kernel="python", endpoint="sm_write")
+    assert result.simulated_time_ps - fitted.simulated_time_ps == 256 * 50 - 288 * 20
+    assert result.summary()["fabric"]["endpoint"] == "sm_write"
+
+
+def test_an_endpoint_of_the_fabric_needs_an_effect(tiny: fs.FabricSpec) -> None:
+    """On two planes no copy rate of the file limits; without the endpoint its rate is idle, with it the terminal's."""
+    with pytest.raises(fs.ConfigError, match="endpoint sm_write has no effect on this run on tiny"):
+        simulate(tiny, exchange(), kernel="python", endpoint="sm_write")
+    slow = tiny.with_overrides({"terminal.endpoint.sm_write.copy_rate": "40 GB/s"})
+    with pytest.raises(fs.ConfigError, match=r"setting terminal\.endpoint\.sm_write\.copy_rate=40 GB/s has no effect"):
+        simulate(slow, exchange(), kernel="python")
+    with pytest.raises(fs.ConfigError, match=r"setting terminal\.copy_rate=10 GB/s has no effect"):
+        simulate(
+            slow.with_overrides({"terminal.copy_rate": "10 GB/s"}), exchange(), kernel="python", endpoint="sm_write"
+        )
 
 
 def test_progress_is_reported(tiny: fs.FabricSpec) -> None:

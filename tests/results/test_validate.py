@@ -80,7 +80,7 @@ def test_what_a_fit_reaches_stays_reached() -> None:
         point
         for point in POINTS
         if (point.fabric == "nvl72" and point.family in ("NCCL all_gather", "NCCL all_reduce", "incast"))
-        or point.family == "A3 descriptors read, two nodes"
+        or point.family in ("A3 descriptors read, two nodes", "A3 descriptors write, one node")
     ]
     document = validate.validate(points=chosen)
     assert document["schema"] == "fabricsim.validate/1"
@@ -89,6 +89,7 @@ def test_what_a_fit_reaches_stays_reached() -> None:
         "NCCL all_gather": True,
         "NCCL all_reduce": True,
         "A3 descriptors read, two nodes": True,
+        "A3 descriptors write, one node": True,
         "incast": True,
     }
 
