@@ -8,8 +8,8 @@ FABRICS := --fabric cloudmatrix384 --fabric nvl72
 CSRC := $(wildcard csrc/*)
 # Once is enough: these run no compiled kernel, or each by its name, or draw figures of many seeds and sizes from records
 # that are the same to the bit whoever made them.
-ONCE := tests/fabrics tests/oracle tests/results tests/workloads tests/test_house.py tests/test_calibrate.py \
-  tests/test_fairness.py \
+ONCE := tests/campaigns tests/fabrics tests/oracle tests/results tests/workloads tests/test_house.py \
+  tests/test_calibrate.py tests/test_fairness.py \
   $(addprefix tests/engine/,test_c_kernel.py test_digests.py test_jit.py test_warmup.py)
 COPY := build/sanitized
 

@@ -35,6 +35,7 @@ examples:
   fabricsim fabrics nvl72
   fabricsim fabrics --compare cloudmatrix384 nvl72
   fabricsim trace generate moe --ep 64 --tokens 1024 -o moe.arrow
+  fabricsim campaign plan docs/examples/study.toml -o study
 
 exit codes: 0 ok; 2 usage or configuration; 3 bad trace or data; 4 stall;
 5 failed self-check; 130 and 143 interrupted
@@ -282,9 +283,52 @@ def build_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("fabrics", nargs="*", metavar="FABRIC", help="fabrics to examine (default: the catalog)")
 
+    _add_campaign(commands, command, json_option)
+
     warmup = command(commands, "warmup", _warmup, "compile the kernel and keep it for the runs to come")
     warmup.add_argument("--kernel", default="auto", metavar="NAME", help="auto, numba, c or python (default: auto)")
     return parser
+
+
+def _add_campaign(commands: Any, command: Callable[..., _Parser], json_option: _Parser) -> None:
+    """Describe ``fabricsim campaign``."""
+    campaign = commands.add_parser("campaign", help="plan, run and merge many runs (docs/batch.md)", allow_abbrev=False)
+    campaigns = campaign.add_subparsers(metavar="COMMAND", required=True)
+
+    plan = command(campaigns, "plan", _campaign_plan, "number and name the cases of a study")
+    plan.add_argument("study", metavar="STUDY", help="a TOML file of axes, filters and replicas")
+    plan.add_argument("-o", "--output", required=True, metavar="DIR", help="the new or empty folder of the plan")
+    run = command(campaigns, "run", _campaign_run, "run the cases that have no valid result yet")
+    status = command(campaigns, "status", _campaign_status, "list done, running, failed and missing cases", json_option)
+    merge = command(campaigns, "merge", _campaign_merge, "write all results into one table")
+    slurm = command(campaigns, "slurm", _campaign_slurm, "print a script for sbatch that runs the plan as a job array")
+    for planned in (run, status, merge, slurm):
+        planned.add_argument("folder", metavar="DIR", help="the folder of a plan")
+
+    chosen = run.add_mutually_exclusive_group()
+    chosen.add_argument("--index", metavar="N", help="these cases only, for instance 7 or 0-9,12")
+    chosen.add_argument("--case", metavar="HASH", help="the case of this name only")
+    run.add_argument(
+        "--executor",
+        metavar="NAME",
+        help="local, mpi or dask (default: mpi under python -m mpi4py.futures, else local)",
+    )
+    run.add_argument("--workers", type=int, metavar="N", help="processes of local (default: one per CPU given)")
+    run.add_argument("--scheduler", metavar="ADDR", help="address of the scheduler of dask")
+    run.add_argument("--kernel", default="auto", metavar="NAME", help="auto, numba, c or python (default: auto)")
+    run.add_argument(
+        "--threads", type=int, metavar="N", help="of each case (default: 1; of a single case the CPUs given)"
+    )
+    run.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+    merge.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="a file that ends in .parquet, .arrow or .csv"
+    )
+    merge.add_argument("--with-run-info", action="store_true", help="add host, kernel, threads and wall time")
+
+    slurm.add_argument("--per-task", type=int, default=1, metavar="N", help="cases of each array task (default: 1)")
+    slurm.add_argument("--cpus", type=int, default=1, metavar="N", help="CPUs of each array task (default: 1)")
+    slurm.add_argument("--all", action="store_true", help="also the cases that are done or at work")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -563,6 +607,65 @@ def _generate_moe(args: argparse.Namespace) -> None:
 def _write_trace(trace: Trace, args: argparse.Namespace) -> None:
     trace.write(args.output, compression=None if args.compression == "none" else args.compression)
     print(f"{args.output}: {trace.num_rows:,} rows of {trace.world_size:,} ranks")
+
+
+def _campaign_plan(args: argparse.Namespace) -> None:
+    from fabricsim.campaigns import console
+    from fabricsim.campaigns.plan import make_plan
+
+    plan, is_new = make_plan(args.study, args.output)
+    print(console.plan_answer(plan, is_new=is_new))
+
+
+def _campaign_run(args: argparse.Namespace) -> int:
+    from fabricsim.campaigns import console
+    from fabricsim.campaigns.plan import open_plan
+    from fabricsim.campaigns.run import run_cases
+    from fabricsim.results.progress import CountReporter
+
+    plan = open_plan(args.folder)
+    if args.case is not None:
+        cases = [plan.case(args.case)]
+    else:
+        cases = list(plan.cases) if args.index is None else plan.at(args.index)
+    ran = run_cases(
+        plan,
+        cases,
+        executor=args.executor,
+        count=args.workers,
+        scheduler=args.scheduler,
+        kernel=args.kernel,
+        threads=args.threads,
+        progress=CountReporter("cases", quiet=args.quiet),
+        report=lambda words: print(f"fabricsim: {words}", file=sys.stderr, flush=True),
+    )
+    print(console.run_answer(plan, ran))
+    return ran.exit_code
+
+
+def _campaign_status(args: argparse.Namespace) -> None:
+    from fabricsim.campaigns import console as answers
+    from fabricsim.campaigns.plan import open_plan
+    from fabricsim.campaigns.status import status
+    from fabricsim.results import console
+
+    console.answer(status(open_plan(args.folder)), answers.status_answer, args.json)
+
+
+def _campaign_merge(args: argparse.Namespace) -> None:
+    from fabricsim.campaigns.merge import merge
+    from fabricsim.campaigns.plan import open_plan
+
+    rows = merge(open_plan(args.folder), args.output, run_info=args.with_run_info)
+    print(f"{args.output}: {rows:,} rows")
+
+
+def _campaign_slurm(args: argparse.Namespace) -> None:
+    from fabricsim.campaigns.plan import open_plan
+    from fabricsim.campaigns.slurm import script
+
+    plan = open_plan(args.folder)
+    sys.stdout.write(script(plan, per_task=args.per_task, cpus=args.cpus, all_cases=args.all))
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -35,6 +35,12 @@ class TraceError(FabricsimError):
     exit_code = 3
 
 
+class IncompleteError(FabricsimError):
+    """A campaign of which some cases have no valid result."""
+
+    exit_code = 3
+
+
 class StallError(FabricsimError):
     """Nothing is left to do and messages are undelivered."""
 

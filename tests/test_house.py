@@ -149,8 +149,10 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 def test_imports_are_declared(pyproject: dict[str, Any]) -> None:
-    """The package and its build import only their dependencies; tests, benchmarks and scripts also the dev group."""
+    """The package imports only its dependencies and extras; tests, benchmarks and scripts also the dev group."""
     runtime = declared(pyproject["project"]["dependencies"])
+    for extra in pyproject["project"]["optional-dependencies"].values():
+        runtime |= declared(extra)
     assert imported_distributions("fabricsim") <= runtime
     everywhere = runtime | declared(pyproject["dependency-groups"]["dev"])
     for folder in ("tests", "bench", "traces"):

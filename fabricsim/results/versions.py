@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib import metadata
 
 
@@ -16,6 +17,7 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: _version(name) for name in ("numpy", "numba", "pyarrow")}}
 
 
+@cache  # looked up in files, which takes as long as a tiny run
 def _version(distribution: str) -> str:
     try:
         return metadata.version(distribution)

@@ -13,6 +13,7 @@ import pytest
 
 import fabricsim as fs
 from fabricsim import cli
+from fabricsim.campaigns import status
 from fabricsim.fabrics.system_cards import system_cards
 from fabricsim.results import doctor, documents, fault_sweep, result, systems, validate
 from fabricsim.results.run import collective_sweep
@@ -113,12 +114,18 @@ def test_schemas_are_those_of_the_documents() -> None:
         validate.SCHEMA,
         fault_sweep.SCHEMA,
         doctor.SCHEMA,
+        status.SCHEMA,
     ]
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:
     """Every class of error stands beside its code, Ctrl-C beside Python's own."""
-    rows = {int(code): name.strip("`") for code, name, _ in table("| code | Python | meaning |")}
-    errors = {error.exit_code: error.__name__ for error in fs.FabricsimError.__subclasses__()}
-    others = {0: "", fs.FabricsimError.exit_code: "", cli.EXIT_SIGPIPE: "", cli.EXIT_SIGINT: "KeyboardInterrupt"}
-    assert rows == errors | others
+    rows = [(int(code), name.strip("`")) for code, name, _ in table("| code | Python | meaning |")]
+    errors = [(error.exit_code, error.__name__) for error in fs.FabricsimError.__subclasses__()]
+    others = [
+        (0, ""),
+        (fs.FabricsimError.exit_code, ""),
+        (cli.EXIT_SIGPIPE, ""),
+        (cli.EXIT_SIGINT, "KeyboardInterrupt"),
+    ]
+    assert sorted(rows) == sorted(errors + others)
