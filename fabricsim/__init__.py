@@ -24,6 +24,7 @@ from fabricsim.errors import (
 if TYPE_CHECKING:
     from fabricsim.fabrics import FabricSpec, fabric_names, load_fabric
     from fabricsim.fabrics.faults import Fault
+    from fabricsim.results.compare import compare
     from fabricsim.results.result import Result
     from fabricsim.results.run import replay, simulate
     from fabricsim.results.systems import compare_fabrics
@@ -45,6 +46,7 @@ __all__ = [
     "TraceError",
     "__version__",
     "collective",
+    "compare",
     "compare_fabrics",
     "fabric_names",
     "load_fabric",
@@ -58,6 +60,7 @@ _HOMES = {
     "Result": "fabricsim.results.result",
     "Trace": "fabricsim.workloads.trace",
     "collective": "fabricsim.workloads.collectives",
+    "compare": "fabricsim.results.compare",
     "compare_fabrics": "fabricsim.results.systems",
     "fabric_names": "fabricsim.fabrics",
     "load_fabric": "fabricsim.fabrics",

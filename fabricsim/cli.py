@@ -31,6 +31,7 @@ examples:
   fabricsim run cloudmatrix384 all_reduce --min-size 1MiB --max-size 64MiB
   fabricsim replay traces/moe-ep64.arrow --fabric cloudmatrix384 --fabric nvl72
   fabricsim replay traces/moe-ep64.arrow --fabric nvl72 -o moe-nvl72
+  fabricsim compare moe-nvl72 moe-cloudmatrix384
   fabricsim faults nvl72 all_to_all --each switch --size 16MiB
   fabricsim fabrics nvl72
   fabricsim fabrics --compare cloudmatrix384 nvl72
@@ -264,6 +265,16 @@ def build_parser() -> argparse.ArgumentParser:
             help="of the file; only an uncompressed one is mapped into memory (default: none)",
         )
 
+    comparing = command(
+        commands,
+        "compare",
+        _compare_results,
+        "say where the time moved between two results of one workload",
+        json_option,
+    )
+    for letter in "ab":
+        comparing.add_argument(letter, metavar=letter.upper(), help="a folder that -o wrote, or a JSON summary")
+
     validate = command(
         commands, "validate", _validate, "hold simulated figures against published and measured ones", json_option
     )
@@ -408,6 +419,13 @@ def _compare(args: argparse.Namespace) -> None:
         progress=CountReporter("fabrics", quiet=args.quiet),
     )
     console.answer(document, console.systems_answer, args.json)
+
+
+def _compare_results(args: argparse.Namespace) -> None:
+    from fabricsim.results import console
+    from fabricsim.results.compare import compare
+
+    console.answer(compare(args.a, args.b), console.compare_answer, args.json)
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -74,4 +74,4 @@ def test_the_demo_shows_the_recording_on_both_fabrics(capsys: pytest.CaptureFixt
     for part in parts:
         assert part.strip("\n") in printed
     assert len(re.findall(r"^all_\w+ +8 ", block, re.MULTILINE)) == len(rows)
-    assert block.count("the busiest channel is one of") == 2
+    assert block.count("; critical path: ") == 2

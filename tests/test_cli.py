@@ -82,7 +82,9 @@ def test_run_prints_a_table_like_nccl_tests(capsys: pytest.CaptureFixture[str], 
     assert re.search(r"size +time +algbw +busbw +lower bound +efficiency", out)
     rows = [line.split() for line in out.splitlines() if re.match(r"\s*\d,\d{3} ", line)]
     assert [(row[0], len(row)) for row in rows] == [("4,096", 6), ("8,192", 6)]
-    assert "tiny: the busiest channel is one of gpu-nvswitch" in out
+    verdict = r" of 8,192 B: efficiency [\d.]+ % \(lower bounds over times\); critical path: launch [\d.]+ %, "
+    assert re.search(verdict, " ".join(out.split()))
+    assert re.search(r"^bottleneck: launch\. Launches take ", out, re.MULTILINE)
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -243,7 +245,7 @@ def test_racks_are_joined(capsys: pytest.CaptureFixture[str], fabric: str) -> No
 
 
 def test_replay_shows_recorded_beside_simulated(capsys: pytest.CaptureFixture[str], fabric: str, trace: str) -> None:
-    """Each collective with its recorded and its simulated time, latencies, utilization, the busiest class."""
+    """What holds each back, each collective with its recorded and simulated time, latencies, utilization, channels."""
     code, out, err = run_cli(capsys, "replay", trace, "--fabric", fabric, "--fabric", "nvl72", *PYTHON_KERNEL)
     assert (code, err) == (0, "")
     assert re.search(r"operation +ranks +\(B\) +\(us\) +\(us\) +\(us\)", out)
@@ -251,7 +253,10 @@ def test_replay_shows_recorded_beside_simulated(capsys: pytest.CaptureFixture[st
     for words in ("latency in us", "  messages", "  packets", "utilization in %", "  gpu-nvswitch"):
         assert words in out
     for name in ("tiny", "nvl72"):
-        assert f"{name}: the busiest channel is one of " in out
+        verdict = rf" {name} \([^)]*\): [\d.]+ us simulated efficiency [\d.]+ % [^:]*: launch .* bottleneck: launch\. "
+        assert re.search(verdict, " ".join(out.split()))
+    assert re.search(r"hottest channels +plane", out)
+    assert re.search(r"^  nvswitch\.0\.\d+-gpu0 .* 1 to 0 ", out, re.MULTILINE)
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -595,7 +600,8 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "command", ["", "fabrics", "run", "replay", "trace", "trace info", "trace generate moe", "doctor", "warmup"]
+    "command",
+    ["", "fabrics", "run", "replay", "trace", "trace info", "trace generate moe", "compare", "doctor", "warmup"],
 )
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     """--help describes the command in at most 80 columns."""
@@ -610,7 +616,7 @@ def test_examples_of_the_help_are_commands(capsys: pytest.CaptureFixture[str]) -
     from fabricsim.cli import EXAMPLES, build_parser
 
     examples = re.findall(r"^  fabricsim (.+)$", EXAMPLES, re.MULTILINE)
-    assert len(examples) == 8
+    assert len(examples) == 9
     for example in examples:
         assert build_parser().parse_args(example.split()).function
 

@@ -12,7 +12,9 @@ waits of section 5 for its own serializations. Its *delay* is the least sum of t
 time, so the channel that works longest works at least ``work = max(W * ps_per_byte, C * copy_ps_per_byte) / n``, taken
 at the fastest channel of the bundle. The first packet cannot start before ``s + message_overhead``. The last packet
 that this channel starts is the last packet of a share. It ends its injection no earlier than ``s + message_overhead +
-work``, started that much before as its injection takes, and is delivered its delay and its ejection later.
+work``, started that much before as its injection takes, and is delivered its delay and its ejection later. Besides,
+each of the ``M`` shares holds one of the ``n * slots`` slots for its overhead and its injections, so the last of them
+is free no earlier than ``s + (M * message_overhead / n + work) / slots``.
 
 *Ejection.* A part of the fabric is a set of planes over which messages are striped together. A terminal with ``n`` last
 channels of a part has to eject what it receives over it, which takes the busiest of them at least ``work = max(W *
@@ -20,8 +22,22 @@ ps_per_byte, C * ejection_ps_per_byte) / n``. The first packet cannot arrive bef
 + delay`` of the messages to it. The first packet of a message to arrive is a full one, or the last of a share: that
 starts at least the serialization of the full one before it later.
 
+*Planes.* A message that uses all channels of its bundle has a share of the same size on each, so the slowest of them
+has to inject all these shares, and that alone bounds as ``work`` with ``n = 1`` does. So it is with the last channels
+of a terminal, where each plane of the bundle has one.
+
+*Uplinks.* Terminals that hang on the same switches, and no others on these, form a *house*. What its terminals send to
+others over a part of the fabric crosses a channel from one of its switches to another switch, and what they receive one
+the other way. ``n`` such channels work at least ``work = W * ps_per_byte / n``, not before the smallest ``s +
+message_overhead + latency`` of a first channel, and what was started last there still has that channel's latency to go.
+
+*Chains.* A message is ready no earlier than the messages that it waits for are sent, or complete. From then on pass
+``message_overhead``, the injections of all packets of a share but the last, at the fastest channel, and for the last
+one its injection until it is sent, or its delay and its ejection until it is complete.
+
 *In-network operations* (section 14). A terminal injects what its carriers bring and ejects what is delivered to it;
-both hold as they stand. No way is counted for what goes to its own terminal, and all packets of a share are alike.
+both hold as they stand. No way is counted for what goes to its own terminal, and all packets of a share are alike. In
+chains only the overhead of such a message counts.
 
 *Start.* A task that moves nothing ends no earlier than ``s``.
 
@@ -35,7 +51,7 @@ injection and the ejection time plus the latency of an empty network (docs/resul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -44,17 +60,29 @@ import numpy.typing as npt
 
 from fabricsim.engine.changes import Change
 from fabricsim.engine.launch import launch_latencies_ps
-from fabricsim.fabrics.network import Network
+from fabricsim.fabrics.network import Network, table_rows
 from fabricsim.results.routes import Routes
 from fabricsim.results.traffic import Traffic, wire_bytes_of
+from fabricsim.results.waits import waits_of
 from fabricsim.workloads.schedule import Schedule
 
 Int64 = npt.NDArray[np.int64]
 
 
-def earliest_ends_ps(
-    network: Network, schedule: Schedule, traffic: Traffic, routes: Routes, task_begin_ps: Int64
-) -> Int64:
+@dataclass(frozen=True)
+class Bounds:
+    """What bounds each operation; int64 picoseconds, shape (operations,).
+
+    No operation ends before ``end_ps``. ``wire_ps`` is how long the wires of the terminal or house that has most to
+    move take for that, ``terminal_ps`` how long the copies, or the slots, of the terminal that has most to do.
+    """
+
+    end_ps: Int64
+    wire_ps: Int64
+    terminal_ps: Int64
+
+
+def find_bounds(network: Network, schedule: Schedule, traffic: Traffic, routes: Routes, task_begin_ps: Int64) -> Bounds:
     """Bound the end of every operation from below, given when its tasks began.
 
     Parameters
@@ -70,12 +98,12 @@ def earliest_ends_ps(
 
     Returns
     -------
-    numpy.ndarray
-        Shape (operations,), int64: no operation ends before its simulated time here, in picoseconds.
+    Bounds
+        Of every operation.
     """
     tasks = schedule.tasks
     start_ps = task_begin_ps + launch_latencies_ps(network.endpoint, schedule)
-    end_ps = np.zeros(len(schedule.operations), np.int64)
+    end_ps, wire_ps, terminal_ps = np.zeros((3, len(schedule.operations)), np.int64)
     np.maximum.at(end_ps, tasks.operation, start_ps)
     if len(traffic.message):
         ready_ps = start_ps[schedule.messages.source_task[traffic.message]] + network.endpoint.message_overhead_ps
@@ -84,12 +112,29 @@ def earliest_ends_ps(
         )
         arrival_ps = ready_ps + _first_delay_ps(network, traffic, routes, last_delay_ps)
         last = _LastChannels.of(network, traffic)
-        for operation, group_end_ps in (
-            _injection_ends_ps(network, traffic, last, ready_ps, last_delay_ps),
-            _ejection_ends_ps(network, traffic, last, arrival_ps),
+        ejection_ps = _last_ejections_ps(network, traffic, last)
+        for ends in (
+            _injection_ends(network, traffic, ready_ps, last_delay_ps, ejection_ps),
+            _ejection_ends(network, traffic, last, arrival_ps),
+            *_uplink_ends(network, traffic, ready_ps),
         ):
-            np.maximum.at(end_ps, operation, group_end_ps)
-    return end_ps
+            np.maximum.at(end_ps, ends.operation, ends.end_ps)
+            np.maximum.at(wire_ps, ends.operation, ends.wire_ps)
+            np.maximum.at(terminal_ps, ends.operation, ends.terminal_ps)
+        if len(schedule.messages.waits_for):
+            chain_end_ps = _chain_ends_ps(network, schedule, traffic, start_ps, last_delay_ps + ejection_ps)
+            np.maximum.at(end_ps, schedule.messages.operation, chain_end_ps)
+    return Bounds(end_ps, wire_ps, terminal_ps)
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Earliest ends of what operations have to move through some channels, and for how long these work at least."""
+
+    operation: Int64
+    end_ps: Int64
+    wire_ps: Int64
+    terminal_ps: Int64
 
 
 def most_favourable(network: Network, changes: Sequence[Change]) -> Network:
@@ -118,10 +163,19 @@ def _first_delay_ps(network: Network, traffic: Traffic, routes: Routes, last_del
     return np.where(longer, first_delay_ps, last_delay_ps)
 
 
-def _injection_ends_ps(
-    network: Network, traffic: Traffic, last: _LastChannels, ready_ps: Int64, delay_ps: Int64
-) -> tuple[Int64, Int64]:
-    """Operation and earliest end of all that one operation sends over one bundle."""
+def _last_ejections_ps(network: Network, traffic: Traffic, last: _LastChannels) -> Int64:
+    """Bound how long the last packet of each message takes to be ejected."""
+    channels, last_bytes = network.channels, traffic.last_payload_bytes
+    wire = _Rate(channels.ps_per_byte_num, channels.ps_per_byte_den)
+    ejection = _Rate(channels.ejection_ps_per_byte_num, channels.ejection_ps_per_byte_den)
+    return np.maximum(
+        wire.ceil_ps(wire_bytes_of(network, last_bytes), wire.fastest(last.rows, last.first)[last.group]),
+        ejection.ceil_ps(last_bytes, ejection.fastest(last.rows, last.first)[last.group]),
+    )
+
+
+def _injection_ends(network: Network, traffic: Traffic, ready_ps: Int64, delay_ps: Int64, ejection_ps: Int64) -> _Ends:
+    """Bound all that one operation sends over one bundle."""
     channels = network.channels
     first, rows = network.bundle_first[:-1].astype(np.int64), network.bundle_channels
     size = np.diff(network.bundle_first).astype(np.int64)
@@ -133,37 +187,37 @@ def _injection_ends_ps(
         wire.ceil_ps(last_wire_bytes, wire.slowest(rows, first)[traffic.bundle]),
         copy.ceil_ps(last_bytes, copy.slowest(rows, first)[traffic.bundle]),
     )
-    ejection = _Rate(channels.ejection_ps_per_byte_num, channels.ejection_ps_per_byte_den)
-    ejection_ps = np.maximum(
-        wire.ceil_ps(last_wire_bytes, wire.fastest(last.rows, last.first)[last.group]),
-        ejection.ceil_ps(last_bytes, ejection.fastest(last.rows, last.first)[last.group]),
-    )
     # The injection's own end is a bound too, so a tail below zero counts as none.
     tail_ps = np.maximum(delay_ps + ejection_ps - injection_ps, 0)
 
     order, group = _groups(traffic.operation * len(size) + traffic.bundle)
     bundle = traffic.bundle[order][group]
-    work_ps = np.maximum(
-        wire.work_ps(
-            np.add.reduceat((traffic.wire_bytes * traffic.injections)[order], group),
-            wire.fastest(rows, first)[bundle],
-            size[bundle],
-        ),
-        copy.work_ps(
-            np.add.reduceat((traffic.cut_bytes * traffic.injections)[order], group),
-            copy.fastest(rows, first)[bundle],
-            size[bundle],
-        ),
+    wire_ps = wire.work_ps(
+        np.add.reduceat((traffic.wire_bytes * traffic.injections)[order], group),
+        wire.fastest(rows, first)[bundle],
+        size[bundle],
     )
+    copy_ps = copy.work_ps(
+        np.add.reduceat((traffic.cut_bytes * traffic.injections)[order], group),
+        copy.fastest(rows, first)[bundle],
+        size[bundle],
+    )
+    parts = np.where(_uses_all(network, traffic), traffic.injections, 0)
+    for rate, work_ps, total_bytes in ((wire, wire_ps, traffic.wire_bytes), (copy, copy_ps, traffic.cut_bytes)):
+        share_bytes = np.add.reduceat((total_bytes // traffic.shares * parts)[order], group)
+        alone_ps = rate.work_ps(share_bytes, rate.slowest(rows, first)[bundle], np.ones_like(bundle))
+        np.maximum(work_ps, alone_ps, out=work_ps)
     # A bundle belongs to one terminal, so to one task of the operation: all its messages share one start.
-    end_ps = ready_ps[order][group] + work_ps + np.minimum.reduceat(tail_ps[order], group)
-    return traffic.operation[order][group], end_ps
+    begin_ps = ready_ps[order][group] + np.minimum.reduceat(tail_ps[order], group)
+    work_ps, endpoint = np.maximum(wire_ps, copy_ps), network.endpoint
+    shares = np.add.reduceat((traffic.shares * (traffic.injections > 0))[order], group)
+    slots_ps = (shares * endpoint.message_overhead_ps // size[bundle] + work_ps) // endpoint.slots
+    end_ps = begin_ps + np.maximum(work_ps, slots_ps - endpoint.message_overhead_ps)
+    return _Ends(traffic.operation[order][group], end_ps, wire_ps, np.maximum(copy_ps, slots_ps))
 
 
-def _ejection_ends_ps(
-    network: Network, traffic: Traffic, last: _LastChannels, arrival_ps: Int64
-) -> tuple[Int64, Int64]:
-    """Operation and earliest end of all that one operation brings to one terminal over one part of the fabric."""
+def _ejection_ends(network: Network, traffic: Traffic, last: _LastChannels, arrival_ps: Int64) -> _Ends:
+    """Bound all that one operation brings to one terminal over one part of the fabric."""
     channels = network.channels
     wire = _Rate(channels.ps_per_byte_num, channels.ps_per_byte_den)
     ejection = _Rate(channels.ejection_ps_per_byte_num, channels.ejection_ps_per_byte_den)
@@ -171,11 +225,143 @@ def _ejection_ends_ps(
     into = last.group[order][group]
     wire_bytes = np.add.reduceat(traffic.wire_bytes[order], group)
     cut_bytes = np.add.reduceat(traffic.cut_bytes[order], group)
-    work_ps = np.maximum(
-        wire.work_ps(wire_bytes, wire.fastest(last.rows, last.first)[into], last.size[into]),
-        ejection.work_ps(cut_bytes, ejection.fastest(last.rows, last.first)[into], last.size[into]),
-    )
-    return traffic.operation[order][group], np.minimum.reduceat(arrival_ps[order], group) + work_ps
+    wire_ps = wire.work_ps(wire_bytes, wire.fastest(last.rows, last.first)[into], last.size[into])
+    copy_ps = ejection.work_ps(cut_bytes, ejection.fastest(last.rows, last.first)[into], last.size[into])
+    width = np.diff(network.bundle_first)[traffic.bundle]
+    each_plane = last.one_per_plane[last.group] & (last.size[last.group] == width)
+    parts = np.where(_uses_all(network, traffic) & each_plane, 1, 0)
+    for rate, work_ps, total_bytes in ((wire, wire_ps, traffic.wire_bytes), (ejection, copy_ps, traffic.cut_bytes)):
+        share_bytes = np.add.reduceat((total_bytes // traffic.shares * parts)[order], group)
+        alone_ps = rate.work_ps(share_bytes, rate.slowest(last.rows, last.first)[into], np.ones_like(into))
+        np.maximum(work_ps, alone_ps, out=work_ps)
+    end_ps = np.minimum.reduceat(arrival_ps[order], group) + np.maximum(wire_ps, copy_ps)
+    return _Ends(traffic.operation[order][group], end_ps, wire_ps, copy_ps)
+
+
+def _uses_all(network: Network, traffic: Traffic) -> npt.NDArray[np.bool_]:
+    """Tell which messages have a share of the same size on each channel of their bundles."""
+    every: npt.NDArray[np.bool_] = traffic.shares == np.diff(network.bundle_first)[traffic.bundle]
+    return every if network.weights is None else every & (traffic.shares == 1)
+
+
+def _uplink_ends(network: Network, traffic: Traffic, ready_ps: Int64) -> Iterator[_Ends]:
+    """Bound what one operation moves out of one house over one part of the fabric, and what it moves in."""
+    channels, num_terminals = network.channels, network.num_terminals
+    part = _parts(network)[channels.plane]
+    part_of_bundle = part[network.bundle_channels[network.bundle_first[:-1]]]
+    wire = _Rate(channels.ps_per_byte_num, channels.ps_per_byte_den)
+    for number in np.unique(part_of_bundle[traffic.bundle]).tolist():
+        house = _houses(network, part == number)
+        if house is None:
+            continue
+        rows = np.flatnonzero(part_of_bundle[traffic.bundle] == number)
+        source, target = house[traffic.source_terminal[rows]], house[traffic.target_terminal[rows]]
+        between = (channels.source_node >= num_terminals) & (channels.target_node >= num_terminals)
+        links = np.flatnonzero(between & (part == number) & ~channels.dead)
+        links = links[house[channels.source_node[links]] != house[channels.target_node[links]]]
+        first_latency_ps = channels.latency_ps[(part == number) & (channels.source_node < num_terminals)].min()
+        for moving, at_switch in ((source, channels.source_node), (target, channels.target_node)):
+            leaves = np.flatnonzero((source != target) & (moving >= 0))
+            here = links[house[at_switch[links]] >= 0]
+            if not len(leaves) or not len(here):
+                continue
+            here = here[np.argsort(house[at_switch[here]], kind="stable")]
+            houses, first, size = np.unique(house[at_switch[here]], return_index=True, return_counts=True)
+            place = np.searchsorted(houses, moving[leaves]).clip(max=len(houses) - 1)
+            leaves, place = leaves[houses[place] == moving[leaves]], place[houses[place] == moving[leaves]]
+            chosen = rows[leaves]
+            order, group = _groups(traffic.operation[chosen] * len(houses) + place)
+            if not len(group):
+                continue
+            at = place[order][group]
+            work_ps = wire.work_ps(
+                np.add.reduceat(traffic.wire_bytes[chosen][order], group), wire.fastest(here, first)[at], size[at]
+            )
+            # One that takes longer than its latency may arrive before it has left.
+            full_bytes = np.full(len(houses), network.packet.wire_bytes(network.packet.max_payload_bytes), np.int64)
+            left_ps = np.minimum.reduceat(channels.latency_ps[here], first) - wire.ceil_ps(
+                full_bytes, wire.slowest(here, first)
+            )
+            begin_ps = np.minimum.reduceat(ready_ps[chosen][order], group) + int(first_latency_ps)
+            end_ps = begin_ps + np.maximum(work_ps + left_ps[at], 0)
+            yield _Ends(traffic.operation[chosen][order][group], end_ps, work_ps, np.zeros(len(at), np.int64))
+
+
+def _houses(network: Network, in_part: npt.NDArray[np.bool_]) -> Int64 | None:
+    """Give the house of each node, -1 where it is in none; ``None`` if a part of the fabric has less than two.
+
+    *in_part* are its channels. Terminals and switches that the channels between them join form a house.
+    """
+    channels, num_terminals = network.channels, network.num_terminals
+    starts = in_part & (channels.source_node < num_terminals)
+    ends = in_part & (channels.target_node < num_terminals)
+    if (starts & ends).any() or not starts.any():  # terminals that are joined directly
+        return None
+    links = np.flatnonzero(starts | ends)
+    one, other = channels.source_node[links], channels.target_node[links]
+    house = np.arange(network.num_nodes)
+    while True:
+        before = house.copy()
+        np.minimum.at(house, one, house[other])
+        np.minimum.at(house, other, house[one])
+        if np.array_equal(house, before):
+            break
+    joined = np.zeros(network.num_nodes, np.bool_)
+    joined[one] = joined[other] = True
+    house[~joined] = -1
+    return house if len(np.unique(house[joined])) > 1 else None
+
+
+def _chain_ends_ps(network: Network, schedule: Schedule, traffic: Traffic, start_ps: Int64, last_ps: Int64) -> Int64:
+    """Bound the end of every message by those that it waits for; 0 for what switches make of packets.
+
+    It is 0 too in operations without such waits, to which it adds next to nothing. *last_ps* is what the last packet of
+    a share takes from its start to its delivery, by row of *traffic*.
+    """
+    messages, packet, count = schedule.messages, network.packet, len(schedule.messages)
+    wire = _Rate(network.channels.ps_per_byte_num, network.channels.ps_per_byte_den)
+    copy = _Rate(network.channels.copy_ps_per_byte_num, network.channels.copy_ps_per_byte_den)
+    first = network.bundle_first[:-1].astype(np.int64)
+    fastest_wire, fastest_copy = (rate.fastest(network.bundle_channels, first)[traffic.bundle] for rate in (wire, copy))
+
+    def injection_ps(payload_bytes: Int64) -> Int64:
+        on_wire_ps = wire.ceil_ps(wire_bytes_of(network, payload_bytes), fastest_wire)
+        return np.maximum(on_wire_ps, copy.ceil_ps(payload_bytes, fastest_copy))
+
+    full_bytes = np.full(len(traffic.message), packet.max_payload_bytes, np.int64)
+    before_ps = (traffic.packets // traffic.shares - 1) * injection_ps(full_bytes)
+    overhead_ps = network.endpoint.message_overhead_ps
+    sent_after_ps, complete_after_ps = np.zeros((2, count), np.int64)
+    for after_ps, own_ps in (
+        (sent_after_ps, before_ps + injection_ps(traffic.last_payload_bytes)),
+        (complete_after_ps, before_ps + last_ps),
+    ):
+        np.maximum.at(after_ps, traffic.message, overhead_ps + np.where(traffic.in_network, 0, own_ps))
+
+    waiting, awaited, until_sent = waits_of(messages)
+    order = np.argsort(awaited, kind="stable")
+    waiting, until_sent = waiting[order], until_sent[order]
+    followers = np.bincount(awaited, minlength=count)
+    first_follower = np.cumsum(followers) - followers
+    left = np.bincount(waiting, minlength=count)
+    ready_ps, place = start_ps[messages.source_task], np.zeros(count, np.int64)
+    done = np.flatnonzero(left == 0)
+    while len(done):
+        edges = table_rows(first_follower[done], followers[done])
+        by = np.repeat(done, followers[done])
+        after_ps = np.where(until_sent[edges], sent_after_ps[by], complete_after_ps[by])
+        np.maximum.at(ready_ps, waiting[edges], ready_ps[by] + after_ps)
+        np.subtract.at(left, waiting[edges], 1)
+        done = waiting[edges]
+        done = done[left[done] == 0]
+        place[done] = np.arange(len(done))  # of one that comes more than once the last stays
+        done = done[place[done] == np.arange(len(done))]
+    has_waits = np.zeros(len(schedule.operations), np.bool_)
+    has_waits[messages.operation[waiting]] = True
+    end_ps = np.where(has_waits[messages.operation], ready_ps + complete_after_ps, 0)
+    if len(messages.groups):
+        end_ps[messages.groups.rows()[0]] = 0
+    return end_ps
 
 
 @dataclass(frozen=True)
@@ -183,12 +369,14 @@ class _LastChannels:
     """Channels into terminals, grouped by terminal and part of the fabric.
 
     ``rows`` are the channels, ``first`` and ``size`` the groups among them; ``group`` is that of each message.
+    ``one_per_plane`` tells of each group whether no two of its channels are of one plane.
     """
 
     rows: Int64
     first: Int64
     size: Int64
     group: Int64
+    one_per_plane: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, network: Network, traffic: Traffic) -> _LastChannels:
@@ -202,12 +390,14 @@ class _LastChannels:
             channels.target_node[rows] * num_planes + part[channels.plane[rows]], return_inverse=True
         )
         size = np.bincount(group)
+        planes = np.unique(group * num_planes + channels.plane[rows]) // num_planes
         bundle_part = part[channels.plane[network.bundle_channels[network.bundle_first[:-1]]]]
         return cls(
             rows=rows[np.argsort(group, kind="stable")],
             first=np.cumsum(size) - size,
             size=size,
             group=np.searchsorted(kinds, traffic.target_terminal * num_planes + bundle_part[traffic.bundle]),
+            one_per_plane=np.bincount(planes, minlength=len(size)) == size,
         )
 
 

@@ -115,6 +115,18 @@ def check_bounds(block: ScheduleBlock, end_ps: Int64, earliest_end_ps: Int64) ->
         )
 
 
+def check_parts(block: ScheduleBlock, time_ps: Int64, parts_ps: Int64) -> None:
+    """Check that the parts of the time of each operation (shape (operations, parts)) add up to it, none below zero."""
+    wrong = np.flatnonzero((parts_ps.sum(axis=1) != time_ps) | (parts_ps < 0).any(axis=1))
+    if len(wrong):
+        row = int(wrong[0])
+        operation = block.schedule.operations[row]
+        raise defect(
+            f"operation {int(block.operation[row])} ({operation.name}) took {int(time_ps[row]):,} ps, and the parts of "
+            f"that time are {parts_ps[row].tolist()} ps"
+        )
+
+
 def defect(what: str) -> SelfCheckError:
     """Make the error for a result that cannot be true."""
     return SelfCheckError(

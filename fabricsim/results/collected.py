@@ -13,8 +13,9 @@ from fabricsim.engine.driver import RunFigures
 from fabricsim.engine.work import BlockRecord
 from fabricsim.fabrics.network import Network
 from fabricsim.results import metrics
-from fabricsim.results.bounds import earliest_ends_ps, most_favourable
-from fabricsim.results.checks import Due, check_bounds, check_times
+from fabricsim.results.attribution import FIRST_PART, KEYS, Attribution
+from fabricsim.results.bounds import Bounds, find_bounds, most_favourable
+from fabricsim.results.checks import Due, check_bounds, check_parts, check_times
 from fabricsim.results.digest import Digest
 from fabricsim.results.routes import Routes, find_routes
 from fabricsim.results.spool import Spool
@@ -40,6 +41,11 @@ class Collected:
         Whether a packet could go more than one way.
     num_moving, has_recorded : int, bool
         How many operations could move something, and whether the trace says how long one of these took.
+    critical_path : CriticalPath
+        Of the whole run; there when it is finished.
+    moving_ps, wire_ps, terminal_ps : int
+        Of these operations, added up: times less launches, and for how long the wires that have most to do in each,
+        and the terminals, work at least.
     replaced : set of str
         Which algorithms were simulated in the place of recorded ones, as sentences.
     """
@@ -55,14 +61,17 @@ class Collected:
         self._due = Due(network)
         self._digest = Digest()
         self._in_flight = BusyTime()
+        self._attribution = Attribution(network.endpoint, len(terminal_of_rank))
         self._words: dict[str, int] = {}
         self.digest = ""
         self.num_operations = self.num_messages = self.message_bytes = self.simulated_ps = self.num_moving = 0
+        self._bound_ps = self._time_ps = self.moving_ps = self.wire_ps = self.terminal_ps = 0
         self.has_choice = self.has_recorded = False
         self.replaced: set[str] = set()
         numbers = {"ranks": "i4", "size_bytes": "i8", "begin_ps": "i8", "end_ps": "i8", "bound_ps": "i8"}
         words = {"name": "i4", "op": "i4", "algorithm": "i4"}
-        self.operations = Spool({"operation": "i4", **words, **numbers, "recorded_ps": "i8"})
+        parts = {f"{key}_ps": "i8" for key in KEYS}
+        self.operations = Spool({"operation": "i4", **words, **numbers, "recorded_ps": "i8", **parts})
         self.tasks = Spool({"operation": "i4", "rank": "i4", "begin_ps": "i8", "end_ps": "i8"})
         self.messages = Spool(
             {
@@ -86,6 +95,7 @@ class Collected:
     def finish(self, figures: RunFigures) -> None:
         """End with the figures of the run as a whole; raises SelfCheckError where they contradict the blocks."""
         self._due.check(figures, self.simulated_ps)
+        self.critical_path = self._attribution.finish(self.simulated_ps)
         self.digest = self._digest.hexdigest()
 
     @classmethod
@@ -104,6 +114,16 @@ class Collected:
         return collected
 
     @property
+    def efficiency(self) -> float | None:
+        """Lower bounds over times, of all operations that could move something; ``None`` where they take no time."""
+        return self._bound_ps / self._time_ps if self._time_ps else None
+
+    @property
+    def late_ps(self) -> Int64:
+        """For how long operations waited for each rank, where it arrived last; shape (ranks,)."""
+        return self._attribution.late_ps
+
+    @property
     def in_flight_ps(self) -> int:
         """For how long at least one message was ready and not complete."""
         return self._in_flight.total_ps()
@@ -120,7 +140,7 @@ class Collected:
         words = list(self._words)
         for columns in self.operations.blocks():
             for values in zip(*(column.tolist() for column in columns), strict=True):
-                number, name, op, algorithm, ranks, size_bytes, begin_ps, end_ps, bound_ps, recorded_ps = values
+                number, name, op, algorithm, ranks, size_bytes, begin_ps, end_ps, bound_ps, recorded_ps, *parts = values
                 time_ps = end_ps - begin_ps
                 yield {
                     "operation": number,
@@ -137,6 +157,7 @@ class Collected:
                     "lower_bound_ps": bound_ps - begin_ps,
                     "efficiency": (bound_ps - begin_ps) / time_ps if time_ps else None,
                     "recorded_ps": None if recorded_ps == NOT_RECORDED else recorded_ps,
+                    **{f"{key}_ps": part_ps for key, part_ps in zip(KEYS, parts, strict=True)},
                 }
 
     def _take(self, block: ScheduleBlock, record: BlockRecord) -> None:
@@ -150,23 +171,30 @@ class Collected:
             ready_ps=record.message_ready_ps,
         )
         times = _operation_times(self._network_of_bounds, schedule, traffic, self._routes, record)
-        check_bounds(block, times.end_ps, times.earliest_end_ps)
+        check_bounds(block, times.end_ps, times.bounds.end_ps)
+        path_ps = self._attribution.take(block, record, times.arrival_ps)
+        check_parts(block, times.end_ps - times.arrival_ps, path_ps)
         self._due.add(traffic)
         self._digest.add(block, record)
         self._in_flight.add(record.message_ready_ps, record.message_complete_ps)
         self.simulated_ps = max(self.simulated_ps, int(record.task_end_ps.max(initial=0)))
         self.has_choice = self.has_choice or self._routes.has_choice(traffic.source_terminal, traffic.target_terminal)
-        self._take_operations(block, times)
+        self._take_operations(block, times, path_ps)
         self._take_tasks(block, record)
         self._take_messages(block, record)
 
-    def _take_operations(self, block: ScheduleBlock, times: _OperationTimes) -> None:
+    def _take_operations(self, block: ScheduleBlock, times: _OperationTimes, path_ps: Int64) -> None:
         listed = [(row, operation) for row, operation in enumerate(block.schedule.operations) if not operation.is_join]
         rows = np.array([row for row, _ in listed], np.int64)
         self.num_operations += len(listed)
-        for _, operation in listed:
+        for row, operation in listed:
             if operation.op not in LOCAL:
                 self.num_moving += 1
+                self._bound_ps += int(times.bounds.end_ps[row] - times.arrival_ps[row])
+                self._time_ps += int(times.end_ps[row] - times.arrival_ps[row])
+                self.moving_ps += int(path_ps[row, FIRST_PART:].sum())
+                self.wire_ps += int(times.bounds.wire_ps[row])
+                self.terminal_ps += int(times.bounds.terminal_ps[row])
                 self.has_recorded = self.has_recorded or operation.recorded_ps is not None
             if operation.recorded_algorithm:
                 self.replaced.add(
@@ -186,10 +214,11 @@ class Collected:
                 column(operation.size_bytes for _, operation in listed),
                 times.arrival_ps[rows],
                 times.end_ps[rows],
-                times.earliest_end_ps[rows],
+                times.bounds.end_ps[rows],
                 column(
                     NOT_RECORDED if operation.recorded_ps is None else operation.recorded_ps for _, operation in listed
                 ),
+                *path_ps[rows].T,
             ]
         )
 
@@ -265,11 +294,11 @@ def _union(begin_ps: Int64, end_ps: Int64) -> tuple[Int64, Int64]:
 
 @dataclass(frozen=True)
 class _OperationTimes:
-    """All of shape (operations,), int64 picoseconds of simulated time."""
+    """Arrivals and ends are of shape (operations,), int64 picoseconds of simulated time."""
 
     arrival_ps: Int64
     end_ps: Int64
-    earliest_end_ps: Int64
+    bounds: Bounds
 
 
 def _operation_times(
@@ -288,5 +317,5 @@ def _operation_times(
     return _OperationTimes(
         arrival_ps=latest(record.task_begin_ps - gap_ps),
         end_ps=latest(record.task_end_ps),
-        earliest_end_ps=earliest_ends_ps(network, schedule, traffic, routes, record.task_begin_ps),
+        bounds=find_bounds(network, schedule, traffic, routes, record.task_begin_ps),
     )

@@ -43,6 +43,12 @@ _MAX_ENTRIES = 8
 #: A profiler's kernel names are longer than a table is wide.
 _MAX_NAME = 20
 _MAX_HASH = 16
+#: Parts of the critical path below this are not shown [%].
+_LEAST_PERCENT = 0.1
+#: Of operations and ranks whose time moved between two results, this many are shown.
+_MAX_MOVED = 10
+#: Of the hottest channels this many are shown.
+_MAX_HOTTEST = 3
 #: Of faults that end alike this many are named.
 _MAX_NAMES = 3
 
@@ -130,16 +136,23 @@ def run_answer(results: Sequence[Result]) -> RenderableType:
             + "\n".join(dict.fromkeys(map(_folding, results)))
         ),
         table,
-        Text(bottleneck(results[-1])),
+        Text(_last_size(results) + _verdict(results[-1])),
     )
 
 
+def _last_size(results: Sequence[Result]) -> str:
+    """Name the size that the verdict is on, where there are several."""
+    if len(results) == 1:
+        return ""
+    size_bytes = next(results[-1].op_rows())["size_bytes"]
+    return f"of {size_bytes:,} B: "
+
+
 def replay_answer(results: Sequence[Result]) -> RenderableType:
-    """Lay out one trace on several fabrics: each operation, then latencies, utilization and the bottleneck."""
+    """Lay out one trace on several fabrics: what holds it back, each operation, then latencies and channels."""
     parts: list[RenderableType] = [Group(_replay_header(results[0]), *(_run_header(result) for result in results))]
     parts += _side_by_side(results, _operations)
-    parts += [_notes(results[0]), _latencies(results), _utilizations(results)]
-    parts.append(Text("\n".join(bottleneck(result) for result in results)))
+    parts += [_notes(results[0]), _latencies(results), _utilizations(results), _hottest(results)]
     return _apart(*parts)
 
 
@@ -196,18 +209,68 @@ def estimate_answer(estimates: Sequence[Estimate]) -> RenderableType:
     )
 
 
-def bottleneck(result: Result) -> str:
-    """Name the class of the busiest channel of a run in one sentence."""
-    used = result.utilization
-    name = max(used, key=lambda channel_class: used[channel_class].max)
-    sentence = (
-        f"{result.network.name}: the busiest channel is one of {name}: busy for {used[name].max:.1%} of "
-        f"{format_time(result.simulated_time_ps)}"
-    )
-    if in_flight_ps := result.in_flight_ps:
-        busy_ps = used[name].max * result.simulated_time_ps
-        sentence += f" ({busy_ps / in_flight_ps:.1%} of the {format_time(in_flight_ps)} with messages in flight)"
-    return f"{sentence}; the average of its class is {used[name].mean:.1%}."
+def compare_answer(document: Mapping[str, Any]) -> RenderableType:
+    """Lay out where the time moved between two results, the largest changes first."""
+    a, b, time_us = document["a"], document["b"], document["time_us"]
+    names = [f"{letter.upper()}: {document[letter]['fabric']}" for letter in "ab"]
+    header = [
+        f"{name} ({about['path']})" + _changes(about["overrides"], about["faults"], "  ")
+        for name, about in zip(names, (a, b), strict=True)
+    ]
+    if document["same_times"]:
+        header.append("All times are the same.")
+    elif time_us["a"]:
+        ratio = time_us["b"] / time_us["a"]
+        header.append(f"B takes {ratio:.3f} times as long as A: {_signed(time_us['change'])} us.")
+    moved = sorted(document["ops"], key=lambda row: -abs(row["time_us"]["change"]))
+    parts: list[RenderableType] = [
+        Text("\n".join(header)),
+        _compared(
+            ("critical path", "us"),
+            [
+                (key.replace("_", " "), figures)
+                for key, figures in [*document["attribution_us"].items(), ("in all", time_us)]
+                if figures["a"] or figures["b"]
+            ],
+            _number,
+        ),
+        _compared(
+            ("operation", "us"),
+            [(_operation_name(row), row["time_us"]) for row in moved[:_MAX_MOVED]],
+            _number,
+        ),
+    ]
+    if document["ranks"]:
+        ranks = sorted(document["ranks"], key=lambda row: -abs(row["in_operations_us"]["change"]))
+        rows = [(f"rank {row['rank']}", row["in_operations_us"]) for row in ranks[:_MAX_MOVED]]
+        parts.append(_compared(("time in operations", "us"), rows, _number))
+    table = _table(("utilization", "%", "left"), ("A mean", ""), ("A max", ""), ("B mean", ""), ("B max", ""))
+    for name, used in document["utilization"].items():
+        cells = (None if used[letter] is None else used[letter][key] for letter in "ab" for key in ("mean", "max"))
+        table.add_row(name, *(_percent(cell) for cell in cells))
+    left_out = len(moved) - _MAX_MOVED
+    more = f"{left_out:,} more operations changed less, or not; --json FILE has them all.\n" if left_out > 0 else ""
+    sentences = (f"{letter.upper()}: {document[letter]['bottleneck']['sentence']}" for letter in "ab")
+    return _apart(*parts, table, Text(more + "\n".join(sentences)))
+
+
+def _operation_name(row: Mapping[str, Any]) -> str:
+    return f"{row['operation']}: {row['op']} of {row['size_bytes']:,} B"
+
+
+def _compared(
+    what: tuple[str, str], rows: Sequence[tuple[str, Mapping[str, float]]], write: Callable[[float], str]
+) -> Table:
+    """Lay out figures of A and B, and their changes."""
+    table = _table((*what, "left"), ("A", ""), ("B", ""), ("change", ""))
+    for name, figures in rows:
+        table.add_row(name, write(figures["a"]), write(figures["b"]), _signed(figures["change"], write))
+    return table
+
+
+def _signed(value: float, write: Callable[[float], str] | None = None) -> str:
+    sign = "+" if value > 0 else "-" if value < 0 else ""
+    return f"{sign}{(write or _number)(abs(value))}"
 
 
 def fabrics_answer(document: Mapping[str, Any]) -> RenderableType:
@@ -501,11 +564,41 @@ def _run_header(result: Result) -> Text:
     record, info, engine_ps = result.record, result.info, round(result.record.engine_s * PS_PER_S)
     return Text(
         f"{_fabric(result)}: {format_time(result.simulated_time_ps)} simulated\n"
+        f"{_verdict(result)}\n"
         f"  {_settings(result, indent='  ')}\n"
         f"  {_folding(result)}\n"
         f"  {info.packet_hops_simulated:,} packet-hops in {format_time(engine_ps)}, kernel {record.kernel}, "
         f"digest {result.digest[:16]}"
     )
+
+
+def _verdict(result: Result) -> str:
+    """Say how good a result is, where its time went and what holds it back."""
+    efficiency = result.efficiency
+    percent = {key: part for key, part in result.collected.critical_path.percent.items() if part >= _LEAST_PERCENT}
+    largest = sorted(percent, key=lambda key: -percent[key])
+    parts = ", ".join(f"{key.replace('_', ' ')} {percent[key]:.1f} %" for key in largest)
+    good = "" if efficiency is None else f"efficiency {_percent(efficiency)} % (lower bounds over times); "
+    found = result.bottleneck
+    held_back = f"bottleneck: {found.cause.replace('_', ' ')}. {found.sentence}"
+    return f"{good}critical path: {parts or 'nothing'}\n{held_back}"
+
+
+def _hottest(results: Sequence[Result]) -> Table:
+    """Lay out the channels that were busy longest, each with the flow that brings it most."""
+    table = _table(("hottest channels", "", "left"), ("plane", ""), ("busy", "%"), ("largest flow", "ranks"), ("", "B"))
+    for result in results:
+        table.add_row(result.network.name)
+        for row in result.hottest_channels[:_MAX_HOTTEST]:
+            flow = row["flows"][0] if row["flows"] else None
+            table.add_row(
+                f"  {row['channel']}",
+                str(row["plane"]),
+                _percent(row["utilization"]),
+                "-" if flow is None else f"{flow['source_rank']} to {flow['target_rank']}",
+                "-" if flow is None else f"{flow['bytes']:,}",
+            )
+    return table
 
 
 def _estimate_header(estimate: Estimate) -> str:

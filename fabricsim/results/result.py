@@ -15,7 +15,10 @@ import numpy as np
 from fabricsim.engine.driver import RunFigures
 from fabricsim.fabrics.network import Network
 from fabricsim.results import metrics
+from fabricsim.results.attribution import KEYS
+from fabricsim.results.bottleneck import Bottleneck, find_bottleneck
 from fabricsim.results.collected import Collected
+from fabricsim.results.hottest import hottest_channels
 from fabricsim.results.output import MAX_MESSAGES, write_result
 from fabricsim.results.traffic import Int32
 from fabricsim.results.versions import library_versions, package_version
@@ -164,6 +167,7 @@ class Result:
                 "lower_bound_ps": pa.int64(),
                 "efficiency": pa.float64(),
                 "recorded_ps": pa.int64(),
+                **{f"{key}_ps": pa.int64() for key in KEYS},
             }
         )
         rows = self.op_rows()
@@ -246,6 +250,21 @@ class Result:
             if len(rows)
         }
 
+    @property
+    def efficiency(self) -> float | None:
+        """Lower bounds over times, of all operations that could move something together; ``None`` without any."""
+        return self.collected.efficiency
+
+    @cached_property
+    def bottleneck(self) -> Bottleneck:
+        """What holds the run back."""
+        return find_bottleneck(self)
+
+    @cached_property
+    def hottest_channels(self) -> list[dict[str, Any]]:
+        """The ten channels that were busy longest, ready for JSON, each with the five largest of its flows."""
+        return hottest_channels(self)
+
     def summary(self, *, command: str | None = None) -> dict[str, Any]:
         """Sum the run up as a JSON-ready dictionary of the schema ``fabricsim.result/1``.
 
@@ -258,7 +277,7 @@ class Result:
         command
             The command line that asked for the run; ``None`` if Python did.
         """
-        record, network = self.record, self.network
+        record, network, path = self.record, self.network, self.collected.critical_path
         return {
             "schema": SCHEMA,
             "fabricsim_version": package_version(),
@@ -307,6 +326,10 @@ class Result:
                 "packet": dataclasses.asdict(self.packet_latency),
             },
             "utilization": {name: dataclasses.asdict(used) for name, used in self.utilization.items()},
+            "attribution": {"ps": path.ps, "percent": path.percent},
+            "efficiency": self.efficiency,
+            "bottleneck": dataclasses.asdict(self.bottleneck),
+            "hottest_channels": self.hottest_channels,
         }
 
     def write(
@@ -354,4 +377,5 @@ def _op_summary(row: Mapping[str, Any]) -> dict[str, Any]:
         "lower_bound_us": row["lower_bound_ps"] / metrics.PS_PER_US,
         "efficiency": row["efficiency"],
         "recorded_us": None if row["recorded_ps"] is None else row["recorded_ps"] / metrics.PS_PER_US,
+        "attribution_us": {key: row[f"{key}_ps"] / metrics.PS_PER_US for key in KEYS},
     }

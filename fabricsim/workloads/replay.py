@@ -175,7 +175,8 @@ class _Later:
     """What the blocks of a replay must know of those after them.
 
     ``awaited`` are the tasks, in ascending order, that are the last ones for which tasks of later sections wait, and
-    ``awaited_by`` the last of these; ``begin_ps`` says for each section and stream when the first task without
+    ``awaited_by`` the last of these; for ``followed``, in ascending order too, wait ``followers`` of such tasks in all.
+    ``begin_ps`` says for each section and stream when the first task without
     predecessors begins there.
     """
 
@@ -183,6 +184,8 @@ class _Later:
     num_tasks: int
     awaited: Int64
     awaited_by: Int64
+    followed: Int64
+    followers: Int64
     begin_ps: list[dict[int, int]]
 
     @classmethod
@@ -191,6 +194,7 @@ class _Later:
         num_tasks = 0
         leaves_out = replay.mode != "back-to-back"
         begin_ps, last_pairs = [], [np.empty((2, 0), dtype=np.int64)]
+        predecessors = [np.empty(0, dtype=np.int64)]
         num_operations: Counter[int] = Counter()  # by the stream of their first tasks; all streams are there
         stream_pairs: set[tuple[int, int]] = set()
         for section in replay.sections(with_splits=False):
@@ -208,6 +212,7 @@ class _Later:
             num_operations.update(stream[section.layout.first_task[: section.num_operations]].tolist())
             awaited, awaited_by = tasks.last_predecessors()
             last_pairs.append(np.stack([awaited, awaited_by])[:, awaited < section.first_task])
+            predecessors.append(tasks.predecessor[tasks.predecessor < section.first_task])
             leaves_out = leaves_out or _leaves_out(section, replay.clocks)
         if not leaves_out:  # it would let a user compare a replay with itself
             raise ConfigError(
@@ -218,7 +223,8 @@ class _Later:
             stream_pairs = set(itertools.pairwise(sorted(num_operations)))
         lanes = _Lanes.of(num_operations, stream_pairs)
         awaited, awaited_by = last_of_each(*np.concatenate(last_pairs, axis=1))
-        return cls(lanes, num_tasks, awaited, awaited_by, begin_ps)
+        followed, followers = np.unique(np.concatenate(predecessors), return_counts=True)
+        return cls(lanes, num_tasks, awaited, awaited_by, followed, followers, begin_ps)
 
     def begins_ps(self, lane: int | None) -> list[int]:
         """Say for each section when in those after it the first task of a lane without predecessors begins."""
@@ -375,6 +381,13 @@ class _SectionTasks:
             np.concatenate([here_by[here_mine], later.awaited_by[there_mine]]),
         )
         awaited, awaited_by = awaited[in_lane[awaited]], awaited_by[in_lane[awaited]]
+        followed = slice(*np.searchsorted(later.followed, mine))
+        later_successors = np.bincount(
+            later.followed[followed] - mine[0], later.followers[followed], minlength=later_task - tasks[0]
+        ).astype(np.int64)
+        later_here = self.predecessor[np.searchsorted(self.waiting, later_task) :]
+        later_here = later_here[(later_here >= mine[0]) & (later_here < mine[1])]
+        later_successors += np.bincount(later_here - mine[0], minlength=len(later_successors))
         return ScheduleBlock(
             schedule=Schedule(
                 replay.trace.world_size,
@@ -397,6 +410,7 @@ class _SectionTasks:
             awaited=np.searchsorted(tasks, awaited),
             awaited_by=awaited_by,
             later_begin_ps=min(self.later_begin_ps(later_task, in_lane), later_begin_ps),
+            later_successors=later_successors[tasks - tasks[0]],
         )
 
 

@@ -163,6 +163,7 @@ class ScheduleBlock:
     those that stand last among the predecessors of a task of a later block, and the last task for which
     ``awaited[k]`` does is ``awaited_by[k]`` of the whole workload. In no later block does a task without predecessors
     begin before ``later_begin_ps`` (``not_before_ps`` + ``gap_ps`` of the first one; NO_BEGIN_PS where there is none).
+    And so that he knows what to keep of this one: ``later_successors[k]`` tasks of later blocks wait for task k.
 
     All this holds within a lane: no task waits for one of another lane.
     """
@@ -175,6 +176,7 @@ class ScheduleBlock:
     awaited: Int64
     awaited_by: Int64
     later_begin_ps: int
+    later_successors: Int64
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,9 @@ class ScheduleBlocks:
         """Take a schedule as one block."""
         none = np.empty(0, dtype=np.int64)
         operation, task = np.arange(len(schedule.operations)), np.arange(len(schedule.tasks))
-        block = ScheduleBlock(schedule, operation, task, none, none, none, none, NO_BEGIN_PS)
+        block = ScheduleBlock(
+            schedule, operation, task, none, none, none, none, NO_BEGIN_PS, np.zeros(len(task), dtype=np.int64)
+        )
         return cls(schedule.num_ranks, (len(schedule.operations),), len(schedule.tasks), lambda lane: iter([block]))
 
     @property

@@ -77,6 +77,7 @@ def cut(schedule: Schedule, operations: int) -> ScheduleBlocks:
                 awaited=np.array(awaited, np.int64) - low,
                 awaited_by=np.array([by_last[task] for task in awaited], np.int64),
                 later_begin_ps=int(begin_ps[high:].min(initial=NO_BEGIN_PS)),
+                later_successors=np.bincount(tasks.predecessors[waiting >= high], minlength=len(tasks))[low:high],
             )
         )
     return ScheduleBlocks(schedule.num_ranks, (len(schedule.operations),), len(tasks), lambda lane: iter(blocks))

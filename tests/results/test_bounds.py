@@ -8,9 +8,9 @@ from hypothesis import given, settings
 
 import fabricsim as fs
 from fabricsim.engine.driver import run_schedule
-from fabricsim.fabrics.network import Network
+from fabricsim.fabrics.network import Endpoint, Network
 from fabricsim.fabrics.topologies import Link, Tier
-from fabricsim.results.bounds import earliest_ends_ps
+from fabricsim.results.bounds import find_bounds
 from fabricsim.results.routes import Way, find_routes
 from fabricsim.results.traffic import message_traffic
 from fabricsim.workloads.schedule import Schedule
@@ -24,7 +24,7 @@ def bounds(network: Network, schedule: Schedule) -> tuple[list[int], list[int]]:
     traffic = message_traffic(network, schedule, linear(schedule))
     end_ps = np.zeros(len(schedule.operations), np.int64)
     np.maximum.at(end_ps, schedule.tasks.operation, record.task_end_ps)
-    earliest_ps = earliest_ends_ps(network, schedule, traffic, find_routes(network), record.task_begin_ps)
+    earliest_ps = find_bounds(network, schedule, traffic, find_routes(network), record.task_begin_ps).end_ps
     return earliest_ps.tolist(), end_ps.tolist()
 
 
@@ -90,7 +90,7 @@ def test_work_beyond_64_bits_is_exact() -> None:
     begin_ps = np.zeros(4, np.int64)
     work_ps = 12 * 10**9 * 10**9 // (10**9 + 7)
     routes = find_routes(network)
-    assert earliest_ends_ps(network, schedule, traffic, routes, begin_ps).tolist() == [work_ps + 1_000]
+    assert find_bounds(network, schedule, traffic, routes, begin_ps).end_ps.tolist() == [work_ps + 1_000]
 
 
 def two_tiers(*, parents: int = 3) -> Network:
@@ -152,6 +152,66 @@ def test_the_least_way_bounds_a_packet_with_a_choice() -> None:
     assert routes.least_delay_ps(*one, np.array([10, 1_000])).tolist() == [1_000 + 80, 1_500]
 
 
+def test_the_slowest_plane_bounds_what_uses_all() -> None:
+    """On one of two planes a link of 4 ps per byte has its half of 16 x 120 wire bytes.
+
+    Into the switch the last packet of 480 ps goes on by the quicker plane, as far as the bound knows.
+    """
+    whole, schedule = crossbar(planes=2), one_operation((0, 1, 1_600))
+    for node, terminal, rest_ps in (
+        (whole.channels.source_node, 0, 2_000 + 120 - 480),
+        (whole.channels.target_node, 1, 2_000),
+    ):
+        slow = (whole.channels.plane == 1) & (node == terminal)
+        channels = dataclasses.replace(
+            whole.channels, ps_per_byte_num=np.where(slow, 4, whole.channels.ps_per_byte_num)
+        )
+        (bound_ps,), (end_ps,) = bounds(dataclasses.replace(whole, channels=channels), schedule)
+        assert bound_ps == 5_300 + 8 * 120 * 4 + rest_ps
+        assert bound_ps <= end_ps <= bound_ps + 4 * 120
+
+
+def chain(*messages: MessageDraft) -> Schedule:
+    """One operation of four ranks."""
+    return build_schedule(4, [OperationDraft([TaskDraft(rank) for rank in range(4)], messages)])
+
+
+def test_messages_that_wait_for_messages_are_bounded_one_after_the_other() -> None:
+    """250 B to rank 1, on to rank 2 and 3: each takes 300 + 2,000 + 310 ps, as simulated."""
+    schedule = chain(
+        MessageDraft(0, 1, 250), MessageDraft(1, 2, 250, waits_for=(0,)), MessageDraft(2, 3, 250, waits_for=(1,))
+    )
+    assert bounds(crossbar(), schedule) == ([5_000 + 3 * 2_610], [5_000 + 3 * 2_610])
+
+
+def test_what_waits_for_a_sending_comes_after_its_injection() -> None:
+    """The second message of rank 0 is ready when the first is sent, 300 + 310 ps after the start, as simulated."""
+    schedule = chain(MessageDraft(0, 1, 250), MessageDraft(0, 2, 100, waits_for=(0,)))
+    assert bounds(crossbar(), schedule) == ([5_000 + 610 + 2_420], [5_000 + 610 + 2_420])
+
+
+def test_slots_bound_many_small_messages() -> None:
+    """Six messages of one packet of 30 B in two slots, each held for 300 + 30 ps; the last goes on for 2,000 ps.
+
+    The two of a pair are injected one after the other, which is not counted.
+    """
+    network = crossbar(endpoint=Endpoint(launch_latency_ps=5_000, message_overhead_ps=300, slots=2))
+    schedule = one_operation(*((0, peer, 1) for peer in (1, 2, 3, 1, 2, 3)))
+    assert bounds(network, schedule) == ([5_000 + 3 * 330 + 2_000], [5_000 + 3 * 330 + 2_000 + 30])
+
+
+def test_uplinks_bound_what_leaves_a_switch() -> None:
+    """Two terminals send 12,000 wire bytes each to the other pair, over one channel of 2 ps per byte from 6,300 ps on.
+
+    Its last packet of 240 ps is counted from its start, and has 3,000 ps to go.
+    """
+    schedule = one_operation((0, 2, 10_000), (1, 3, 10_000))
+    (bound_ps,), (end_ps,) = bounds(two_tiers(parents=1), schedule)
+    assert bound_ps == 6_300 + 48_000 - 240 + 3_000
+    assert end_ps == 6_300 + 48_000 - 240 + 3_000 + 3_000 + 1_000 + 240
+    assert bounds(two_tiers(parents=4), schedule)[0] < [bound_ps]
+
+
 @settings(max_examples=40)
 @given(case=cases())
 def test_no_random_case_beats_its_bound(case: Case) -> None:
@@ -160,6 +220,6 @@ def test_no_random_case_beats_its_bound(case: Case) -> None:
     record = run_schedule(case.network, case.schedule, terminal_of_rank=terminals, seed=case.seed, kernel="python")
     traffic = message_traffic(case.network, case.schedule, terminals)
     routes = find_routes(case.network)
-    earliest_ps = earliest_ends_ps(case.network, case.schedule, traffic, routes, record.task_begin_ps)
+    earliest_ps = find_bounds(case.network, case.schedule, traffic, routes, record.task_begin_ps).end_ps
     for operation, bound_ps in enumerate(earliest_ps.tolist()):
         assert bound_ps <= record.task_end_ps[case.schedule.tasks.operation == operation].max()

@@ -65,7 +65,16 @@ def outcome(blocks: ScheduleBlocks, fabric: FabricSpec) -> list[object]:
     """All figures and tables of a replay."""
     result = simulate(fabric, Workload(blocks, {"kind": "trace"}))
     tables = (result.ops, result.tasks, result.messages, result.channels)
-    figures = (result.digest, result.in_flight_ps, result.message_latency, result.packet_latency, result.routing)
+    path, late_ps = result.collected.critical_path, result.collected.late_ps.tolist()
+    figures = (
+        result.digest,
+        path,
+        late_ps,
+        result.in_flight_ps,
+        result.message_latency,
+        result.packet_latency,
+        result.routing,
+    )
     return [*figures, result.info.folding, *(table.to_pydict() for table in tables)]
 
 

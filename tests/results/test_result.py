@@ -7,7 +7,9 @@ import pyarrow as pa
 import pytest
 
 from fabricsim.engine.driver import run_schedule
+from fabricsim.engine.work import PARTS
 from fabricsim.fabrics.network import Endpoint
+from fabricsim.results.attribution import KEYS
 from fabricsim.results.result import Result
 from fabricsim.workloads.schedule import Operation, Schedule
 from tests.oracle.cases import MessageDraft, OperationDraft, TaskDraft, build_schedule
@@ -30,6 +32,7 @@ def flow() -> Result:
 def test_ops_are_an_arrow_table(flow: Result) -> None:
     """One row per operation with units in the names; other libraries can take it over."""
     (row,) = flow.ops.to_pylist()
+    assert sum(row.pop(f"{part}_ps") for part in PARTS) == 2_610
     assert row == {
         "operation": 0,
         "name": "operation0",
@@ -45,6 +48,9 @@ def test_ops_are_an_arrow_table(flow: Result) -> None:
         "lower_bound_ps": 7_610,
         "efficiency": 1.0,
         "recorded_ps": None,
+        "launch_ps": 5_000,
+        "compute_gap_ps": 0,
+        "dependency_wait_ps": 0,
     }
     assert pa.RecordBatchReader.from_stream(flow.ops).read_all() == flow.ops
 
@@ -146,8 +152,15 @@ def test_summary_has_every_field_of_its_schema(flow: Result) -> None:
     (op,) = summary["ops"]
     assert set(op) == {
         *("name", "op", "ranks", "size_bytes", "algorithm", "time_us", "algbw_GBps", "busbw_GBps"),
-        *("lower_bound_us", "efficiency", "recorded_us"),
+        *("lower_bound_us", "efficiency", "recorded_us", "attribution_us"),
     }
+    assert list(op["attribution_us"]) == list(summary["attribution"]["ps"]) == list(KEYS)
+    assert sum(summary["attribution"]["ps"].values()) == 7_610
+    assert sum(summary["attribution"]["percent"].values()) == pytest.approx(100)
+    assert summary["bottleneck"]["cause"] == "launch"
+    hottest = summary["hottest_channels"]
+    assert [(row["channel"], row["busy_ps"]) for row in hottest] == [("gpu0-switch.0.0", 310), ("switch.0.0-gpu1", 310)]
+    assert [row["flows"] for row in hottest] == [[{"source_rank": 0, "target_rank": 1, "bytes": 250}]] * 2
     for latencies in (summary["latency_us"]["message"], summary["latency_us"]["packet"]):
         assert set(latencies) == {"p50", "p90", "p99", "p999", "max", "mean"}
     assert set(summary["utilization"]["gpu-switch"]) == {"mean", "p99", "max"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
@@ -10,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import feather
 
 import fabricsim as fs
 from fabricsim import cli
 from fabricsim.campaigns import status
 from fabricsim.fabrics.system_cards import system_cards
-from fabricsim.results import doctor, documents, fault_sweep, result, systems, validate
+from fabricsim.results import compare, doctor, documents, fault_sweep, result, systems, validate
 from fabricsim.results.run import collective_sweep
 
 PAGE = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
 TYPES = {str: "str", int: "int", float: "float", bool: "bool", type(None): "null"}
-UNITS = {"_bytes": "B", "_ps": "ps", "_us": "us", "_per_s": "1/s", "_s": "s", "_GBps": "GB/s"}
+UNITS = {"_bytes": "B", "_ps": "ps", "_us": "us", "_percent": "%", "_per_s": "1/s", "_s": "s", "_GBps": "GB/s"}
 
 
 def table(header: str) -> list[list[str]]:
@@ -94,10 +96,40 @@ def test_the_page_has_every_field_of_a_comparison_and_no_other(tiny: fs.FabricSp
     assert documented == found
 
 
+def test_the_page_has_every_field_of_a_comparison_of_results(
+    tiny: fs.FabricSpec, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With and without tasks, of fabrics without a class in common, of runs that take no time; b is like a."""
+    folder = tmp_path_factory.mktemp("compared")
+    moving = fs.collective("all_to_all", size="4KiB", ranks=2)
+    alone = fs.collective("all_to_all", size="16B", ranks=1)
+    for name, run in {
+        "a": fs.simulate(tiny, moving, faults=["plane:1"]),
+        "b": fs.simulate("cloudmatrix384", moving),
+        "none": fs.simulate("cloudmatrix384", alone, endpoint="ideal"),
+    }.items():
+        run.write(folder / name, command=None if name == "a" else "fabricsim run")
+        feather.write_feather(run.tasks, folder / name / "tasks.arrow")
+    found: dict[str, set[str]] = {}
+    shutil.copy(folder / "b" / "summary.json", folder / "elsewhere.json")
+    for one, other in (("a", "b"), ("none", "none"), ("a", "elsewhere.json")):
+        document = fs.compare(folder / one, folder / other)
+        for path, kind in fields({key: value for key, value in document.items() if key != "b"}):
+            path = re.sub(r"(?<=attribution_us\.)\w+", "<key>", path)
+            if path.split(".")[-1] not in ("b", "change") and ".b." not in path:
+                found.setdefault(path, set()).add(kind)
+    documented = {
+        path.strip("`"): set(kinds.split(" or "))
+        for path, kinds, _, _ in table("| field of a comparison of results | type | unit | meaning |")
+    }
+    assert documented.keys() == found.keys()
+    assert {path: kinds - found[path] for path, kinds in documented.items() if kinds != found[path]} == {}
+
+
 def test_units_are_those_of_the_names() -> None:
     """The unit of a field is the one at the end of its name or of its object's; every field has a meaning."""
     for path, _, unit, meaning in table("| field | type | unit | meaning |"):
-        in_name = [UNITS[end] for part in path.strip("`").split(".") for end in UNITS if part.endswith(end)]
+        in_name = [UNITS[end] for part in path.strip("`").split(".") for end in UNITS if f"_{part}".endswith(end)]
         assert unit in (in_name[:1] or ["", "fraction"]), path
         assert meaning
 
@@ -113,6 +145,7 @@ def test_schemas_are_those_of_the_documents() -> None:
         documents.TRACE_SCHEMA,
         validate.SCHEMA,
         fault_sweep.SCHEMA,
+        compare.SCHEMA,
         doctor.SCHEMA,
         status.SCHEMA,
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -74,6 +75,9 @@ def assert_tied_in_lane(made: list[ScheduleBlock]) -> None:
         assert known.issuperset(block.earlier_predecessor.tolist())
         assert min(block.task, default=0) > max(known, default=-1)
         known.update(block.task.tolist())
+    followers = Counter(predecessor for block in made for predecessor in block.earlier_predecessor.tolist())
+    for block in made:
+        assert block.later_successors.tolist() == [followers[task] for task in block.task.tolist()]
     by_last: dict[int, int] = {}  # the last of the tasks of later blocks that wait for each as their last predecessor
     begin_ps = NO_BEGIN_PS
     for block in reversed(made):
