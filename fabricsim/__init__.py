@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fabricsim.errors import (
+    CheckpointedError,
     ConfigError,
     FabricsimError,
     InterruptedRunError,
@@ -24,6 +25,7 @@ from fabricsim.errors import (
 if TYPE_CHECKING:
     from fabricsim.fabrics import FabricSpec, fabric_names, load_fabric
     from fabricsim.fabrics.faults import Fault
+    from fabricsim.results.checkpoint import Checkpoint
     from fabricsim.results.compare import compare
     from fabricsim.results.result import Result
     from fabricsim.results.run import replay, simulate
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointedError",
     "ConfigError",
     "FabricSpec",
     "FabricsimError",
@@ -55,6 +59,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Checkpoint": "fabricsim.results.checkpoint",
     "FabricSpec": "fabricsim.fabrics",
     "Fault": "fabricsim.fabrics.faults",
     "Result": "fabricsim.results.result",

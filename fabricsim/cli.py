@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fabricsim.errors import ConfigError, FabricsimError, InterruptedRunError, TraceError
+from fabricsim.errors import CheckpointedError, ConfigError, FabricsimError, TraceError
+from fabricsim.results import log
+from fabricsim.results.signals import Signals
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from fabricsim.fabrics import FabricSpec
+    from fabricsim.results.progress import CountReporter
     from fabricsim.results.run import Workload
     from fabricsim.workloads.trace import Trace
 
@@ -39,7 +39,8 @@ examples:
   fabricsim campaign plan docs/examples/study.toml -o study
 
 exit codes: 0 ok; 2 usage or configuration; 3 bad trace or data; 4 stall;
-5 failed self-check; 130 and 143 interrupted
+5 failed self-check; 75 interrupted with a checkpoint, resume me; 130 and 143
+interrupted without one
 """
 
 #: Options of ``trace generate moe`` by the name of the generator's parameter.
@@ -115,7 +116,16 @@ def build_parser() -> argparse.ArgumentParser:
     json_option = _Parser(add_help=False)
     json_option.add_argument("--json", metavar="FILE", help="write the result as JSON; - is standard output, alone")
 
-    common = _Parser(add_help=False, parents=[json_option])
+    reporting = _Parser(add_help=False)
+    reporting.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    reporting.add_argument(
+        "--log-format",
+        default=log.FORMATS[0],
+        choices=log.FORMATS,
+        help="of what is said on standard error (default: text)",
+    )
+
+    common = _Parser(add_help=False, parents=[json_option, reporting])
     common.add_argument("--kernel", default="auto", metavar="NAME", help="auto, numba, c or python (default: auto)")
     common.add_argument(
         "--threads",
@@ -156,7 +166,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="what is broken, for instance switch:nvswitch.0.5, with @12us behind it from then on, or a TOML file of "
         "such words; repeatable",
     )
-    common.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
     running = _Parser(add_help=False, parents=[common])
     running.add_argument(
@@ -171,6 +180,15 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--messages", type=int, metavar="N", help="of more messages than this keep the N slowest (default: 1,000,000)"
     )
+    running.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="of a single run: where it is kept when it is interrupted (default with -o: DIR/checkpoint)",
+    )
+    running.add_argument("--checkpoint-every", metavar="T", help="keep it besides each time this has passed: 10min")
+    running.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint, if it is there; skip what is complete"
+    )
 
     def command(group: Any, name: str, function: Any, help_text: str, *parents: Any) -> _Parser:
         added: _Parser = group.add_parser(
@@ -180,7 +198,8 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     fabrics = command(
-        commands, "fabrics", _fabrics, "list the fabrics, or one with the source of every number", json_option
+        *(commands, "fabrics", _fabrics, "list the fabrics, or one with the source of every number"),
+        *(json_option, reporting),
     )
     fabrics.add_argument("name", nargs="?", metavar="NAME", help="a fabric, or the path of a TOML file")
     fabrics.add_argument("--toml", action="store_true", help="print the fabric as TOML, a start for one's own")
@@ -276,7 +295,8 @@ def build_parser() -> argparse.ArgumentParser:
         comparing.add_argument(letter, metavar=letter.upper(), help="a folder that -o wrote, or a JSON summary")
 
     validate = command(
-        commands, "validate", _validate, "hold simulated figures against published and measured ones", json_option
+        *(commands, "validate", _validate, "hold simulated figures against published and measured ones"),
+        *(json_option, reporting),
     )
     validate.add_argument("fabric", nargs="?", metavar="FABRIC", help="one of the catalog (default: all with points)")
     validate.add_argument("--all", action="store_true", help="also the points of more than 20 M packet-hops")
@@ -287,7 +307,6 @@ def build_parser() -> argparse.ArgumentParser:
         simulating.add_argument(
             "--threads", type=int, metavar="N", help="threads of the engine (default: the CPUs given)"
         )
-        simulating.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
     doctor = command(
         commands, "doctor", _doctor, "say what the simulator runs with here, and what slows it", json_option
@@ -350,13 +369,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Nothing here multiplies matrices, and the threads that NumPy's OpenBLAS starts for that take time from the rest.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        with _terminable():
+        with Signals(keeps=hasattr(args, "resume") and (args.output or args.checkpoint) is not None) as args.signals:
             code: int = args.function(args) or 0
+    except CheckpointedError as error:
+        again = args.command_line if args.resume else f"{args.command_line} --resume"
+        _log(args).say("interrupted", f"{error}; resume with: {again}", exit_code=error.exit_code)
+        return error.exit_code
     except FabricsimError as error:
-        _complain(error)
+        _complain(args, error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("fabricsim: interrupted; nothing was kept of the unfinished run", file=sys.stderr)
+        _log(args).say("interrupted", "interrupted; nothing was kept of the unfinished run", exit_code=EXIT_SIGINT)
         return EXIT_SIGINT
     except BrokenPipeError:
         # The interpreter flushes standard output once more at its end; let that go nowhere.
@@ -365,22 +388,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _complain(error: FabricsimError) -> None:
-    print(f"fabricsim: error: {error}", file=sys.stderr)
+def _log(args: argparse.Namespace) -> log.Log:
+    return log.Log(getattr(args, "log_format", log.FORMATS[0]))
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an error with its own exit code, so that the run ends with a sentence and in order."""
+def _complain(args: argparse.Namespace, error: FabricsimError) -> None:
+    _log(args).say("error", f"error: {error}", exit_code=error.exit_code)
 
-    def terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise InterruptedRunError("terminated; nothing was kept of the unfinished run")
 
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _counter(args: argparse.Namespace, label: str) -> CountReporter:
+    """Report how many of several runs are done."""
+    from fabricsim.results.progress import CountReporter
+
+    reporter = CountReporter(label, quiet=args.quiet, log=_log(args))
+    args.signals.watch(reporter.ask)
+    return reporter
 
 
 def _fabrics(args: argparse.Namespace) -> None:
@@ -403,7 +425,6 @@ def _fabrics(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
     from fabricsim.results import console
-    from fabricsim.results.progress import CountReporter
     from fabricsim.results.systems import DEFAULT_SIZE, compare_fabrics
 
     if args.name is not None or args.toml:
@@ -416,7 +437,7 @@ def _compare(args: argparse.Namespace) -> None:
         size=DEFAULT_SIZE if args.size is None else args.size,
         kernel=args.kernel,
         threads=args.threads,
-        progress=CountReporter("fabrics", quiet=args.quiet),
+        progress=_counter(args, "fabrics"),
     )
     console.answer(document, console.systems_answer, args.json)
 
@@ -463,16 +484,19 @@ def _simulate(
     args: argparse.Namespace,
     runs: Sequence[tuple[FabricSpec, Workload]],
     lay_out: Callable[[Sequence[Any]], RenderableType],
-    name: Callable[[Any], str],
+    name: Callable[[FabricSpec, Workload], str],
 ) -> None:
     from fabricsim.results import console, documents
-    from fabricsim.results.output import Folders
+    from fabricsim.results.batch import Batch
     from fabricsim.results.progress import ProgressReporter
 
     run: Callable[..., Any]
     if args.estimate:
-        if args.output is not None:
-            raise ConfigError("--estimate runs nothing, so there are no tables to write; leave -o out, or --estimate")
+        if args.output is not None or args.checkpoint is not None:
+            raise ConfigError(
+                "--estimate runs nothing, so there is nothing to write or keep; leave -o and --checkpoint out, or "
+                "--estimate"
+            )
         from fabricsim.results.estimate import estimate as run
 
         lay_out = console.estimate_answer
@@ -480,40 +504,54 @@ def _simulate(
         from fabricsim.results.run import simulate as run
 
     console.check_json_target(args.json)
-    folders = Folders(args.output, name if len(runs) > 1 else None, format=args.format, messages=args.messages)
+    batch = Batch(
+        [name(fabric, workload) for fabric, workload in runs],
+        output=args.output,
+        format=args.format,
+        messages=args.messages,
+        checkpoint=args.checkpoint,
+        every=args.checkpoint_every,
+        resume=args.resume,
+        command=args.command_line,
+        log=_log(args),
+    )
+    options = {
+        "seed": args.seed,
+        "routing": args.routing,
+        "packet": args.packet,
+        "endpoint": args.endpoint,
+        "placement": args.placement,
+        "faults": args.fault,
+        "fold": not args.no_fold,
+    }
     results: list[Any] = []
+    outcomes: list[Any] = []  # with the summaries of what was complete before
     try:
-        for number, (fabric, workload) in enumerate(runs, start=1):
-            with ProgressReporter(f"{fabric.name} ({number}/{len(runs)})", quiet=args.quiet) as progress:
-                results.append(
-                    run(
-                        fabric,
-                        workload,
-                        seed=args.seed,
-                        kernel=args.kernel,
-                        routing=args.routing,
-                        packet=args.packet,
-                        endpoint=args.endpoint,
-                        placement=args.placement,
-                        faults=args.fault,
-                        threads=args.threads,
-                        fold=not args.no_fold,
-                        progress=progress,
-                    )
+        for number, (fabric, workload) in enumerate(runs):
+            if (summary := batch.complete(number, fabric, workload, options)) is not None:
+                outcomes.append(summary)
+                continue
+            label = f"{fabric.name} ({number + 1}/{len(runs)})"
+            with ProgressReporter(label, quiet=args.quiet, log=_log(args)) as progress:
+                checkpoint = batch.checkpoint(number)
+                args.signals.watch(progress.ask, checkpoint)
+                kept = {} if checkpoint is None else {"checkpoint": checkpoint}
+                done = run(
+                    *(fabric, workload), **options, kernel=args.kernel, threads=args.threads, progress=progress, **kept
                 )
-            if left_out := folders.write(results[-1], command=args.command_line):
-                print(f"fabricsim: {left_out}", file=sys.stderr)
+            results.append(done)
+            outcomes.append(done)
+            batch.write(number, done)
     finally:
         # What is done is shown even if a later run fails; the exit code tells that it is not all.
         if results and args.json != console.STDOUT:
             console.show(lay_out(results))
     if args.json is not None:
-        console.write_json(documents.runs_document(results, command=args.command_line), args.json)
+        console.write_json(documents.runs_document(outcomes, command=args.command_line), args.json)
 
 
 def _validate(args: argparse.Namespace) -> None:
     from fabricsim.results import console
-    from fabricsim.results.progress import CountReporter
     from fabricsim.results.validate import validate
 
     console.check_json_target(args.json)
@@ -522,7 +560,7 @@ def _validate(args: argparse.Namespace) -> None:
         everything=args.all,
         kernel=args.kernel,
         threads=args.threads,
-        progress=CountReporter("points", quiet=args.quiet),
+        progress=_counter(args, "points"),
     )
     console.answer(document, console.validate_answer, args.json)
 
@@ -531,7 +569,6 @@ def _faults(args: argparse.Namespace) -> None:
     from fabricsim.fabrics import load_fabric, parse_overrides
     from fabricsim.results import console
     from fabricsim.results.fault_sweep import sweep_faults
-    from fabricsim.results.progress import CountReporter
     from fabricsim.results.run import one_collective
 
     console.check_json_target(args.json)
@@ -557,7 +594,7 @@ def _faults(args: argparse.Namespace) -> None:
         faults=args.fault,
         threads=args.threads,
         fold=not args.no_fold,
-        progress=CountReporter(f"{fabric.name}, each {args.each}", quiet=args.quiet),
+        progress=_counter(args, f"{fabric.name}, each {args.each}"),
     )
     if args.json != console.STDOUT:
         console.show(console.faults_answer(sweep))
@@ -577,7 +614,7 @@ def _trace_info(args: argparse.Namespace) -> int:
         if args.json != console.STDOUT:
             console.show(console.trace_answer(summaries[-1], follows=len(summaries) > 1))
 
-    code = _for_each(args.files, look_into)
+    code = _for_each(args, look_into)
     if args.json is not None and code == 0:
         console.write_json(documents.joint_document(summaries), args.json)
     return code
@@ -594,17 +631,17 @@ def _trace_check(args: argparse.Namespace) -> int:
             flush=True,  # so that the verdicts stand in order where both outputs go to one file
         )
 
-    return _for_each(args.files, hold)
+    return _for_each(args, hold)
 
 
-def _for_each(paths: Sequence[str], function: Callable[[str], None]) -> int:
+def _for_each(args: argparse.Namespace, function: Callable[[str], None]) -> int:
     """Go through all files, whatever is wrong with some of them, and return the worst exit code."""
     code = 0
-    for path in paths:
+    for path in args.files:
         try:
             function(path)
         except (ConfigError, TraceError) as error:
-            _complain(error)
+            _complain(args, error)
             code = max(code, error.exit_code)
     return code
 

@@ -53,6 +53,12 @@ class SelfCheckError(FabricsimError):
     exit_code = 5
 
 
+class CheckpointedError(FabricsimError):
+    """A run was interrupted and can go on later, from its checkpoint where one was written."""
+
+    exit_code = 75
+
+
 class InterruptedRunError(FabricsimError):
     """A command was terminated (SIGTERM); Ctrl-C stays a KeyboardInterrupt."""
 

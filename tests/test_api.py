@@ -65,6 +65,7 @@ def test_the_documented_session_works() -> None:
         (fs.TraceError, 3),
         (fs.StallError, 4),
         (fs.SelfCheckError, 5),
+        (fs.CheckpointedError, 75),
         (fs.InterruptedRunError, 143),
     ],
 )

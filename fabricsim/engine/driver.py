@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine import backends
 from fabricsim.engine.changes import Change, change_network
+from fabricsim.engine.checkpoint import load_state
 from fabricsim.engine.layout import LATENCY_ROWS, NEVER, TIMELINE_BINS, Code, Part, State
 from fabricsim.engine.stall import describe_stall
 from fabricsim.engine.state import LIMIT_PS, allocate, grow, is_plain, total_packets
@@ -102,6 +104,16 @@ class RunRecord(BlockRecord, RunFigures):
     """What a kernel recorded of a schedule: ``task_*`` has one entry per task, ``message_*`` one per message."""
 
 
+class Keeper(Protocol):
+    """Keeps checkpoints of a run."""
+
+    def begin(self, run: Simulation) -> None:
+        """Bring a run that has not begun to where it was before, if it was anywhere."""
+
+    def between(self, run: Simulation) -> None:
+        """See a run after each slice; what is raised here ends it."""
+
+
 def discard(retired: list[tuple[ScheduleBlock, BlockRecord]], horizon_ps: int) -> None:
     """Take what was recorded of blocks, for those who read it from the tables."""
 
@@ -174,6 +186,30 @@ class Simulation:
                 return code
             self._make_room(code)
 
+    def dump(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps between two slices: the tables themselves, and values that JSON knows.
+
+        Neither kernel nor threads are part of it.
+        """
+        return {
+            "state": self.state._asdict(),
+            "work": self.work.dump(),
+            "changes_left": len(self._changes),
+            "total_packets": int(self.total_packets),
+            "engine_s": self.engine_s,
+            "latency_sum_ps": self._latency_sum_ps,
+        }
+
+    def load(self, stored: Mapping[str, Any]) -> None:
+        """Go to where another run of the same network, workload and seed was when it gave ``dump``."""
+        while len(self._changes) > stored["changes_left"]:
+            self.network = self._changes.pop(0).network.split_into_vcs()
+        self.state = load_state(stored["state"])
+        self.work.load(stored["work"], self.network)
+        self.total_packets = stored["total_packets"]
+        self.engine_s = stored["engine_s"]
+        self._latency_sum_ps = list(stored["latency_sum_ps"])
+
     def _make_room(self, code: Code) -> None:
         """Give a kernel what it asks for: packets, the next block, or the network from now on."""
         if code == Code.PACKETS_FULL:
@@ -204,11 +240,13 @@ class Simulation:
         self.run_to_end(progress)
         return self.record()
 
-    def run_to_end(self, progress: Callable[[Progress], None] | None = None) -> RunFigures:
+    def run_to_end(
+        self, progress: Callable[[Progress], None] | None = None, keeper: Keeper | None = None
+    ) -> RunFigures:
         """Run to the end, hand what was recorded of the blocks to the sink, and return the figures of the whole.
 
-        *progress* is called between slices. Raises StallError if nothing can happen any more, ConfigError at
-        the time limit. KeyboardInterrupt passes through, between two slices.
+        *progress* and *keeper* are called between slices. Raises StallError if nothing can happen any more, ConfigError
+        at the time limit. KeyboardInterrupt passes through, between two slices.
         """
         if self.kernel == "numba":
 
@@ -217,7 +255,9 @@ class Simulation:
                     progress(replace(self.progress(0.0), compiling=words))
 
             compile_once(self._run, self.state, report)
-        begin_s = time.perf_counter()
+        if keeper is not None:
+            keeper.begin(self)
+        begin_s = time.perf_counter() - self.engine_s
         with ExitStack() as stack:
             threads = stack.enter_context(Threads(self._run, self.threads)) if self.threads > 1 else None
             max_events = 1_000
@@ -229,6 +269,8 @@ class Simulation:
                 self.engine_s += slice_s
                 if progress is not None:
                     progress(self.progress(time.perf_counter() - begin_s))
+                if keeper is not None:
+                    keeper.between(self)
                 max_events = max(100, min(2 * max_events, int(max_events * SLICE_S / max(slice_s, 1e-6))))
         if code == Code.STALLED:
             raise StallError(describe_stall(self.state, self.network, self.work))
@@ -333,6 +375,13 @@ def run_schedule(
     return run.run(progress)
 
 
+@dataclass(frozen=True)
+class CarriedBlock(ScheduleBlock):
+    """What a network carries of the block ``whole``."""
+
+    whole: ScheduleBlock
+
+
 def run_blocks(
     network: Network,
     blocks: ScheduleBlocks,
@@ -345,20 +394,23 @@ def run_blocks(
     threads: int | None = None,
     changes: Sequence[Change] = (),
     progress: Callable[[Progress], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> RunFigures:
     """Simulate on *network* what *carried* makes of each block, as it comes; *sink* gets the blocks themselves."""
-    waiting: dict[int, ScheduleBlock] = {}
 
     def make(lane: int | None) -> Iterator[ScheduleBlock]:
         for block in blocks.make(lane):
-            waiting[int(block.operation[0])] = block
-            yield replace(block, schedule=carried(block.schedule))
+            yield CarriedBlock(**{**vars(block), "schedule": carried(block.schedule)}, whole=block)
 
     def take(retired: list[tuple[ScheduleBlock, BlockRecord]], horizon_ps: int) -> None:
-        sink([(waiting.pop(int(block.operation[0])), record) for block, record in retired], horizon_ps)
+        wholes = []
+        for block, record in retired:
+            assert isinstance(block, CarriedBlock)
+            wholes.append((block.whole, record))
+        sink(wholes, horizon_ps)
 
     coming = replace(blocks, make=make)
     run = Simulation(
         network, coming, terminal_of_rank, seed=seed, kernel=kernel, threads=threads, sink=take, changes=changes
     )
-    return run.run_to_end(progress)
+    return run.run_to_end(progress, keeper)

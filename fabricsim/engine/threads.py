@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -24,14 +26,42 @@ WORTH_HOPS = 5_000
 ALONE_S = 0.001
 
 
+#: Where Linux says to which control group a process belongs, and what its groups may use (cgroups, version 2).
+OWN_CGROUP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
 def default_threads() -> int:
-    """Return how many threads to use unless told: ``SLURM_CPUS_PER_TASK``, else the CPUs that this process may use."""
+    """Return how many threads to use unless told: ``SLURM_CPUS_PER_TASK``, else the CPUs that this process may use.
+
+    Those are the CPUs that it may run on, and no more than the time on them that its control group is given.
+    """
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if given:
         if not given.isdecimal() or int(given) == 0:
             raise ConfigError(f"SLURM_CPUS_PER_TASK is {given!r}, not a number of CPUs; correct it or give --threads")
         return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return math.ceil(min(cpus, cgroup_cpus()))
+
+
+def cgroup_cpus() -> float:
+    """Return the CPUs' worth of time that the control groups of this process allow it; infinity where none limits."""
+    try:
+        (own,) = (line[3:] for line in OWN_CGROUP.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, ValueError):
+        return math.inf
+    cpus = math.inf
+    group = CGROUPS / own.strip("/")
+    for folder in (group, *group.parents):
+        try:
+            quota_us, period_us = (folder / "cpu.max").read_text().split()
+        except (OSError, ValueError):  # the root has none
+            quota_us = period_us = "max"
+        if quota_us != "max":
+            cpus = min(cpus, int(quota_us) / int(period_us))
+        if folder == CGROUPS:
+            break
+    return cpus
 
 
 def threads_of_run(asked: int | None, num_domains: int) -> int:

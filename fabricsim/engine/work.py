@@ -7,8 +7,9 @@ active, not how long the workload is. Each lane of a workload is admitted as far
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,9 +77,10 @@ Sink = Callable[[list[tuple[ScheduleBlock, BlockRecord]], int], None]
 
 @dataclass(frozen=True, eq=False)
 class Admitted:
-    """A block of a lane, and its rows by table."""
+    """A block of a lane, its number there, and its rows by table."""
 
     lane: int
+    number: int
     block: ScheduleBlock
     rows: dict[str, slice]
 
@@ -89,15 +91,23 @@ class Lane:
 
     coming: Iterator[ScheduleBlock]
     operations_left: int
+    admitted: int = 0
     next_task: int = 0
     begin_ps: int = 0
+
+    def note(self, block: ScheduleBlock) -> None:
+        """Enter what the next block that is admitted says of those after it."""
+        self.operations_left -= len(block.operation)
+        self.admitted += 1
+        self.next_task = int(block.task.max(initial=-1)) + 1
+        self.begin_ps = block.later_begin_ps
 
 
 class FreeRows:
     """Rows of a table that belong to no block: ranges, apart and in order."""
 
-    def __init__(self) -> None:
-        self._ranges: list[tuple[int, int]] = []
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        self._ranges = list(ranges)
 
     def take(self, count: int) -> slice | None:
         """Take consecutive rows, the first that fit; ``None`` where no range is as long."""
@@ -106,6 +116,10 @@ class FreeRows:
                 self._ranges[place : place + 1] = [(first + count, stop)] if stop - first > count else []
                 return slice(first, first + count)
         return None
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return the first row of each range and the one after its last."""
+        return list(self._ranges)
 
     def add(self, first: int, stop: int) -> None:
         """Give rows back, or new ones."""
@@ -125,7 +139,8 @@ class Work:
 
     def __init__(self, network: Network, blocks: ScheduleBlocks, terminal_of_rank: Int32, seed: int) -> None:
         self._network = network
-        self._lanes = [Lane(blocks.make(lane), count) for lane, count in enumerate(blocks.lane_operations)]
+        self._blocks = blocks
+        self._lanes = self._all_lanes()
         self._terminal_of_rank = terminal_of_rank
         self._seed = seed
         self._free = {name: FreeRows() for name in TABLES}
@@ -141,7 +156,7 @@ class Work:
         self._shortest_bytes = shortest_payload(self._network, state.messages)
         # The fastest that there will be: faults only make links slower.
         self._serialization_row = state.channels["serialization_row"].astype(np.int64)
-        self._note(state, Admitted(0, self.first, {name: slice(0, len(getattr(state, name))) for name in TABLES}))
+        self._note(state, 0, self.first, {name: slice(0, len(getattr(state, name))) for name in TABLES})
         if state.clock["more_work"][0]:
             # Later blocks may fill every slot.
             state = state._replace(shares=share_rows(self._network, state.domains, state.injectors))
@@ -213,7 +228,7 @@ class Work:
         clock["new_task"] = chain_new_tasks(state.tasks, free, int(clock["new_task"]))
         clock["tasks_left"] += len(tasks)
         clock["waits_left"] += len(tasks) + len(messages)
-        self._note(state, Admitted(lane, block, place))
+        self._note(state, lane, block, place)
         return self._shorter_packets(state, shortest_payload(network, messages))
 
     def change(self, state: State, network: Network, time_ps: int) -> State:
@@ -279,13 +294,54 @@ class Work:
                 return one
         raise AssertionError(f"row {row} of {table} is free")
 
-    def _note(self, state: State, admitted: Admitted) -> None:
-        """Enter what an admitted block says of those after it."""
-        block, lane, clock = admitted.block, self._lanes[admitted.lane], state.clock[0]
+    def _all_lanes(self) -> list[Lane]:
+        """Begin with the lanes of the workload anew."""
+        blocks = self._blocks
+        return [Lane(blocks.make(number), count) for number, count in enumerate(blocks.lane_operations)]
+
+    def dump(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, as JSON knows it; the blocks themselves are made again from the workload."""
+        return {
+            "admitted": [lane.admitted for lane in self._lanes],
+            "live": [
+                [one.lane, one.number, {name: [int(rows.start), int(rows.stop)] for name, rows in one.rows.items()}]
+                for one in self.live
+            ],
+            "free": {name: free.ranges() for name, free in self._free.items()},
+            "changed_ps": int(self._changed_ps),
+            "first_place": int(self._first_place),
+            "shortest_bytes": int(self._shortest_bytes),
+        }
+
+    def load(self, stored: Mapping[str, Any], network: Network) -> None:
+        """Go to where another ``Work`` of the same workload was when it gave ``dump``, on the network of that time."""
+        self._network = network
+        self._lanes = self._all_lanes()
+        self.admitted_tasks = 0
+        live = {(lane, number): rows for lane, number, rows in stored["live"]}
+        found: dict[tuple[int, int], ScheduleBlock] = {}
+        for number, (lane, admitted) in enumerate(zip(self._lanes, stored["admitted"], strict=True)):
+            while lane.admitted < admitted:
+                block = next(lane.coming)
+                if (number, lane.admitted) in live:
+                    found[number, lane.admitted] = block
+                lane.note(block)
+                self.admitted_tasks += len(block.task)
+        self.live = [
+            Admitted(*place, found[place], {name: slice(*ends) for name, ends in rows.items()})
+            for place, rows in live.items()
+        ]
+        self._free = {name: FreeRows(map(tuple, stored["free"][name])) for name in TABLES}
+        self._changed_ps = stored["changed_ps"]
+        self._first_place = stored["first_place"]
+        self._shortest_bytes = stored["shortest_bytes"]
+
+    def _note(self, state: State, number: int, block: ScheduleBlock, rows: dict[str, slice]) -> None:
+        """Enter the block that lane *number* admitted, and what it says of those after it."""
+        lane, clock = self._lanes[number], state.clock[0]
+        admitted = Admitted(number, lane.admitted, block, rows)
         self.live.append(admitted)
-        lane.operations_left -= len(block.operation)
-        lane.next_task = int(block.task.max(initial=-1)) + 1
-        lane.begin_ps = block.later_begin_ps
+        lane.note(block)
         self.admitted_tasks += len(block.task)
         state.tasks["awaited"][admitted.rows["tasks"].start + block.awaited] = 1
         clock["more_work"] = any(lane.operations_left for lane in self._lanes)

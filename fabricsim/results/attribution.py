@@ -20,8 +20,9 @@ task to task. What later blocks may continue is kept by task, for as long as suc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +82,16 @@ class _End:
     path: Int64
     base: int | None = None
 
+    def dump(self) -> list[int]:
+        """Return it as numbers."""
+        return [self.task, self.end_ps, -1 if self.base is None else self.base, *self.path.tolist()]
+
+    @classmethod
+    def loaded(cls, numbers: Sequence[int]) -> _End:
+        """Make it of what ``dump`` gave."""
+        task, end_ps, base, *path = numbers
+        return cls(task, end_ps, np.array(path, np.int64), None if base < 0 else base)
+
 
 @dataclass
 class _Open:
@@ -112,6 +123,31 @@ class Attribution:
         self._open: dict[int, _Open] = {}
         self._last: _End | None = None
         self.late_ps = np.zeros(num_ranks, np.int64)
+
+    def dump(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {
+            "late_ps": self.late_ps,
+            "ends": [end.dump() for end in self._ends.values()],
+            "left": sorted(self._left.items()),
+            "open": [
+                [task, sorted(begin.missing), begin.best and begin.best.dump(), begin.reached_ps, begin.gap_ps]
+                for task, begin in self._open.items()
+            ],
+            "last": self._last and self._last.dump(),
+        }
+
+    def load(self, stored: Mapping[str, Any]) -> None:
+        """Take over what ``dump`` gave."""
+        ends = [_End.loaded(numbers) for numbers in stored["ends"]]
+        self.late_ps = stored["late_ps"]
+        self._ends = {end.task: end for end in ends}
+        self._left = Counter(dict(stored["left"]))
+        self._open = {
+            task: _Open(set(missing), best and _End.loaded(best), reached_ps, gap_ps)
+            for task, missing, best, reached_ps, gap_ps in stored["open"]
+        }
+        self._last = stored["last"] and _End.loaded(stored["last"])
 
     def take(self, block: ScheduleBlock, record: BlockRecord, arrival_ps: Int64) -> Int64:
         """Take a block whose operations have their last ranks arrive at ``arrival_ps`` (shape (operations,)).

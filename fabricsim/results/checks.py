@@ -11,12 +11,15 @@ from fabricsim.engine.driver import RunFigures
 from fabricsim.engine.work import BlockRecord
 from fabricsim.errors import SelfCheckError
 from fabricsim.fabrics.network import Network
+from fabricsim.results.kept import Kept
 from fabricsim.results.traffic import Int64, Traffic
 from fabricsim.workloads.schedule import ScheduleBlock
 
 
-class Due:
+class Due(Kept):
     """What the network has to carry for the messages of a run, block by block, and whether it did."""
+
+    GIVEN = frozenset({"_network"})
 
     def __init__(self, network: Network) -> None:
         self._network = network

@@ -17,6 +17,7 @@ from fabricsim.results.attribution import FIRST_PART, KEYS, Attribution
 from fabricsim.results.bounds import Bounds, find_bounds, most_favourable
 from fabricsim.results.checks import Due, check_bounds, check_parts, check_times
 from fabricsim.results.digest import Digest
+from fabricsim.results.kept import Kept
 from fabricsim.results.routes import Routes, find_routes
 from fabricsim.results.spool import Spool
 from fabricsim.results.traffic import Int32, Int64, Traffic, message_traffic
@@ -26,7 +27,7 @@ NOT_RECORDED = -1
 LOCAL = ("compute", "wait")  #: operations that move nothing by their nature
 
 
-class Collected:
+class Collected(Kept):
     """The tables, sums and digest of a run; *routes* are those of its network, *changes* the networks that follow it.
 
     Attributes
@@ -49,6 +50,8 @@ class Collected:
     replaced : set of str
         Which algorithms were simulated in the place of recorded ones, as sentences.
     """
+
+    GIVEN = frozenset({"_network", "_changes", "_network_of_bounds", "_terminal_of_rank", "_routes"})
 
     def __init__(
         self, network: Network, routes: Routes, terminal_of_rank: Int32, changes: Sequence[Change] = ()
@@ -257,18 +260,18 @@ class Collected:
         return self._words.setdefault(word, len(self._words))
 
 
-class BusyTime:
+class BusyTime(Kept):
     """The length of a union of intervals that come in any order; it keeps what is left when they are joined."""
 
     def __init__(self) -> None:
         self._begin_ps = self._end_ps = np.empty(0, np.int64)
-        self._new: list[tuple[Int64, Int64]] = []
+        self._new: list[Int64] = []
         self._num_new = 0
 
     def add(self, begin_ps: Int64, end_ps: Int64) -> None:
         """Take intervals."""
-        self._new.append(_union(begin_ps, end_ps))
-        self._num_new += len(self._new[-1][0])
+        self._new.append(np.stack(_union(begin_ps, end_ps)))
+        self._num_new += self._new[-1].shape[1]
         if self._num_new > len(self._begin_ps):
             self._join()
 
@@ -278,8 +281,8 @@ class BusyTime:
         return int((self._end_ps - self._begin_ps).sum())
 
     def _join(self) -> None:
-        parts = [(self._begin_ps, self._end_ps), *self._new]
-        self._begin_ps, self._end_ps = _union(*(np.concatenate(ends) for ends in zip(*parts, strict=True)))
+        parts = [np.stack([self._begin_ps, self._end_ps]), *self._new]
+        self._begin_ps, self._end_ps = _union(*np.concatenate(parts, axis=1))
         self._new, self._num_new = [], 0
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fabricsim.engine.work import BlockRecord
+from fabricsim.results.kept import Kept
 from fabricsim.workloads.schedule import ScheduleBlock
 
 Int64 = npt.NDArray[np.int64]
@@ -15,7 +16,7 @@ Int64 = npt.NDArray[np.int64]
 BLOCK_ROWS = 65_536
 
 
-class Digest:
+class Digest(Kept):
     """Hashes all task and message times of a run in the order of their ends, however they come."""
 
     def __init__(self) -> None:

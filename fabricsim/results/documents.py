@@ -29,9 +29,11 @@ def joint_document(documents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return documents[0] if len(documents) == 1 else {"results": documents}
 
 
-def runs_document(results: Sequence[Result | Estimate], *, command: str) -> Mapping[str, Any]:
-    """Give the summary of one result or estimate, or a document of several, each whole."""
-    return joint_document([result.summary(command=command) for result in results])
+def runs_document(results: Sequence[Result | Estimate | Mapping[str, Any]], *, command: str) -> Mapping[str, Any]:
+    """Give the summary of one result or estimate, or a document of several, each whole; some may be summaries."""
+    return joint_document(
+        [result if isinstance(result, Mapping) else result.summary(command=command) for result in results]
+    )
 
 
 def trace_document(trace: Trace) -> dict[str, Any]:

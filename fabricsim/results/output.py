@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fabricsim.errors import ConfigError, unknown
+from fabricsim.errors import ConfigError, TraceError, unknown
 from fabricsim.files import whole_file
 from fabricsim.results import metrics
 from fabricsim.results.documents import json_bytes
@@ -16,17 +17,21 @@ from fabricsim.units import format_bytes, whole_number
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from fabricsim.fabrics import FabricSpec
     from fabricsim.results.result import Result
+    from fabricsim.results.run import Workload
     from fabricsim.results.spool import Spool
     from fabricsim.results.traffic import Int64
 
 SUMMARY = "summary.json"
+CHECKPOINT = "checkpoint"
 FORMATS = ("arrow", "parquet")
 TABLES = ("ops", "messages", "channels")
 
 #: What a run that was broken off may leave: tables without a summary beside them, and parts of files.
 LEFTOVERS = (
     f"{SUMMARY}.part",
+    f"{CHECKPOINT}.part",
     *(f"{name}.{end}{part}" for name in TABLES for end in FORMATS for part in ("", ".part")),
 )
 
@@ -42,7 +47,7 @@ def write_result(
 ) -> dict[str, Any]:
     """Write the files of one result, the summary last; ``Result.write`` says what is what."""
     check_wishes(format, messages)
-    folder = open_folder(folder)
+    folder = open_folder(folder, [Path(folder, CHECKPOINT)])
     for name in LEFTOVERS:
         (folder / name).unlink(missing_ok=True)
     stored = result.collected.messages
@@ -56,6 +61,8 @@ def write_result(
         "messages": kept,
         "messages_left_out": stored.num_rows - kept,
     }
+    if result.info.run_sha256 is not None:
+        document["files"]["run_sha256"] = result.info.run_sha256
     with whole_file(folder / SUMMARY) as sink:
         sink.write(json_bytes(document))
     return document
@@ -69,8 +76,8 @@ def check_wishes(format: str, messages: int) -> None:
         raise ConfigError(f"messages is {messages}; give how many of the slowest to keep, 1 or more")
 
 
-def open_folder(folder: str | os.PathLike[str]) -> Path:
-    """Make the folder, or take one in which there is nothing but leftovers; ConfigError for any other."""
+def open_folder(folder: str | os.PathLike[str], expected: Collection[Path] = ()) -> Path:
+    """Make the folder, or take one with nothing but leftovers and *expected* files; ConfigError for any other."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +86,12 @@ def open_folder(folder: str | os.PathLike[str]) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"folder {folder} cannot be written; choose another place")
     files = (path for path in folder.rglob("*") if not path.is_dir())
-    found = next((path for path in files if path.name not in LEFTOVERS), None)
+    found = next((path for path in files if path.name not in LEFTOVERS and path not in expected), None)
+    if found is not None and found.name == CHECKPOINT:
+        raise ConfigError(
+            f"folder {folder} holds {found.relative_to(folder)}, of a run that is not complete; add --resume to go on "
+            "from there, or remove the folder"
+        )
     if found is not None:
         raise ConfigError(
             f"folder {folder} already holds {found.relative_to(folder)}, and nothing is written over it; "
@@ -89,29 +101,59 @@ def open_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 class Folders:
-    """Where the results of one command go: with a *name* for each result into subfolders, else into *folder* itself.
+    """Where the results of one command go: of several into subfolders by their *names*, else into *folder* itself.
 
-    ``None`` for the folder writes nothing, for other arguments it is the default. Raises ConfigError, before anything
-    runs, for what ``Result.write`` would refuse, and for options that are idle without a folder.
+    ``None`` for the folder writes nothing, for other arguments it is the default. With *resume* there may be results
+    that are complete, and checkpoints. Raises ConfigError, before anything runs, for what ``Result.write`` would
+    refuse, and for options that are idle without a folder.
     """
 
     def __init__(
-        self, folder: str | None, name: Callable[[Result], str] | None, *, format: str | None, messages: int | None
+        self, folder: str | None, names: Sequence[str], *, format: str | None, messages: int | None, resume: bool
     ) -> None:
         if folder is None and (format, messages) != (None, None):
             raise ConfigError("--format and --messages are for the tables that -o DIR writes; give -o, or leave them")
         self._format = FORMATS[0] if format is None else format
         self._messages = MAX_MESSAGES if messages is None else messages
-        self._name = name
-        self._used: set[str] = set()
         check_wishes(self._format, self._messages)
-        self._folder = None if folder is None else open_folder(folder)
+        self._folders: list[Path] = []
+        if folder is None:
+            return
+        root = Path(folder)
+        self._folders = [root] if len(names) == 1 else [root / name for name in _apart(names)]
+        open_folder(root, {one / name for one in self._folders for name in (SUMMARY, CHECKPOINT)} if resume else ())
 
-    def write(self, result: Result, *, command: str) -> str | None:
-        """Write a result to its folder, and return a sentence on what was left out, if anything was."""
-        if self._folder is None:
+    def folder(self, number: int) -> Path:
+        """Return where a result is written."""
+        return self._folders[number]
+
+    def checkpoint(self, number: int) -> Path | None:
+        """Return where the checkpoint of a run goes, and make its folder; ``None`` where nothing is written."""
+        if not self._folders:
             return None
-        folder = self._folder if self._name is None else self._folder / self._unused(self._name(result))
+        self._folders[number].mkdir(exist_ok=True)
+        return self._folders[number] / CHECKPOINT
+
+    def complete(self, number: int, run_sha256: Callable[[], str]) -> dict[str, Any] | None:
+        """Return the summary that an earlier command wrote of a run; ConfigError if it is that of another run."""
+        if not self._folders or not (path := self._folders[number] / SUMMARY).exists():
+            return None
+        try:
+            summary: dict[str, Any] = json.loads(path.read_bytes())
+            theirs = summary.pop("files")["run_sha256"]
+        except (ValueError, KeyError):
+            raise TraceError(f"{path}: damaged, or no result of a run with -o; remove it to run again") from None
+        if theirs != run_sha256():
+            raise ConfigError(
+                f"{path} is the result of another run: resume with the command that wrote it, or choose a new folder"
+            )
+        return summary
+
+    def write(self, number: int, result: Result, *, command: str) -> str | None:
+        """Write a result to its folder, and return a sentence on what was left out, if anything was."""
+        if not self._folders:
+            return None
+        folder = self._folders[number]
         files = result.write(folder, format=self._format, messages=self._messages, command=command)["files"]
         if not files["messages_left_out"]:
             return None
@@ -120,24 +162,27 @@ class Folders:
             "are left out; --messages N keeps N"
         )
 
-    def _unused(self, name: str) -> str:
-        """Give a name that comes again a number: ``nvl72``, ``nvl72-2``."""
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Give names that come again a number: ``nvl72``, ``nvl72-2``."""
+    used: list[str] = []
+    for name in names:
         number, found = 1, name
-        while found in self._used:
+        while found in used:
             number += 1
             found = f"{name}-{number}"
-        self._used.add(found)
-        return found
+        used.append(found)
+    return used
 
 
-def by_fabric(result: Result) -> str:
+def by_fabric(fabric: FabricSpec, workload: Workload) -> str:
     """Name a result by its fabric."""
-    return result.network.name
+    return fabric.name
 
 
-def by_size(result: Result) -> str:
+def by_size(fabric: FabricSpec, workload: Workload) -> str:
     """Name a result by the size of its first operation: ``64MiB``."""
-    return format_bytes(next(result.op_rows())["size_bytes"])
+    return format_bytes(next(iter(workload.blocks)).schedule.operations[0].size_bytes)
 
 
 def _slowest(messages: Spool, count: int) -> Iterator[pa.RecordBatch]:

@@ -37,7 +37,8 @@ class RunInfo:
     """What was asked for, beside the network and the schedule, and what the engine did for it; goes into the summary.
 
     ``overrides`` are the numbers of the fabric that were set for the run, by key. ``late_faults`` are those that came
-    after its end. ``folding`` says how planes were folded, or why not (``fabricsim.engine.folding``).
+    after its end. ``folding`` says how planes were folded, or why not (``fabricsim.engine.folding``). ``run_sha256``
+    hashes all that decides the result (``fabricsim.results.checkpoint.identity_of``), of runs with a checkpoint.
     """
 
     spec_sha256: str
@@ -52,6 +53,7 @@ class RunInfo:
     folding: str
     packet_hops_simulated: int
     wall_s: float
+    run_sha256: str | None = None
 
 
 class Result:

@@ -17,6 +17,7 @@ from fabricsim.errors import ConfigError, StallError
 from fabricsim.fabrics import FabricSpec, load_fabric
 from fabricsim.fabrics.faults import Fault, read_faults
 from fabricsim.fabrics.network import Network
+from fabricsim.results.checkpoint import Checkpoint, CheckpointKeeper, identity_of, identity_sha256
 from fabricsim.results.collected import Collected
 from fabricsim.results.fault_effects import changes_of, refuse_idle_faults, with_faults
 from fabricsim.results.idle_overrides import feels, refuse_idle_overrides
@@ -42,11 +43,15 @@ class ArrowTable(Protocol):
 
 @dataclass(frozen=True)
 class Workload:
-    """A schedule in blocks, what the summary says of its origin, and the terminals of its ranks if it recorded them."""
+    """A schedule in blocks, what the summary says of its origin, and the terminals of its ranks if it recorded them.
+
+    ``source_sha256`` hashes what the blocks are made from, where that is quicker than to hash them.
+    """
 
     blocks: ScheduleBlocks
     about: Mapping[str, Any]
     placement: Sequence[int] | None = None
+    source_sha256: Callable[[], str] | None = None
 
 
 def load_trace(trace: Trace | str | os.PathLike[str] | ArrowTable, *, mode: Mode = "dependency") -> Workload:
@@ -64,7 +69,8 @@ def load_trace(trace: Trace | str | os.PathLike[str] | ArrowTable, *, mode: Mode
     elif not isinstance(trace, Trace):
         trace = Trace.from_table(trace)
     check(trace)
-    return Workload(schedule_blocks(trace, mode), about, trace.metadata.placement)
+    blocks = schedule_blocks(trace, mode)
+    return Workload(blocks, about, trace.metadata.placement, lambda: f"{mode} {trace.sha256}")
 
 
 def _workload_of(schedule: Schedule) -> Workload:
@@ -91,6 +97,7 @@ def simulate(
     faults: Sequence[Fault | str] = (),
     fold: bool = True,
     progress: Callable[[Progress], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """Run a workload over a fabric, packet by packet.
 
@@ -127,6 +134,9 @@ def simulate(
         ``False`` simulates each of them.
     progress
         Called a few times per second with how far the run is: of folded planes the one that is simulated.
+    checkpoint
+        A ``Checkpoint``: where the run is kept when it is stopped, or each so many seconds, and resumed from
+        (docs/batch.md).
 
     Returns
     -------
@@ -144,6 +154,8 @@ def simulate(
         Nothing is left to do and messages are undelivered.
     SelfCheckError
         The result contradicts the physics.
+    CheckpointedError
+        ``checkpoint.stop()`` was called; the checkpoint is written.
     """
     started_s = time.perf_counter()
     run = prepare(
@@ -177,7 +189,35 @@ def simulate(
             "wires; leave it out"
         )
     refuse_idle_overrides(run.spec, run.network, build, run.blocks, run.terminals)
-    return execute(run, kernel=kernel, threads=threads, fold=fold, progress=progress, started_s=started_s)
+    return execute(
+        run, kernel=kernel, threads=threads, fold=fold, progress=progress, started_s=started_s, checkpoint=checkpoint
+    )
+
+
+def run_sha256(
+    fabric: FabricSpec,
+    workload: Workload,
+    *,
+    seed: int,
+    routing: str | None,
+    packet: str | None,
+    endpoint: str,
+    placement: Placement | None,
+    faults: Sequence[Fault | str],
+    fold: bool,
+) -> str:
+    """Return what ``simulate`` with the same arguments puts into ``RunInfo.run_sha256`` of a run with a checkpoint."""
+    run = prepare(
+        fabric,
+        workload,
+        seed=seed,
+        routing=routing,
+        packet=packet,
+        endpoint=endpoint,
+        placement=placement,
+        faults=read_faults(faults),
+    )
+    return identity_sha256(identity_of(run, fold=fold))
 
 
 @dataclass(frozen=True)
@@ -257,12 +297,17 @@ def execute(
     fold: bool,
     progress: Callable[[Progress], None] | None,
     started_s: float,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """Simulate what ``prepare`` gave; its wall time counts from ``started_s``."""
     network, blocks, terminals = run.network, run.blocks, run.terminals
     folding = folding_of(run, fold=fold)
     # Planes that are folded are alike, so the routes of those that are left are all kinds that there are.
     collected = Collected(network, find_routes(folding.network), terminals, run.changes)
+    identity = None if checkpoint is None else identity_of(run, fold=fold)
+    keeper = None
+    if checkpoint is not None and identity is not None:
+        keeper = CheckpointKeeper(checkpoint, identity, collected, started_s)
     try:
         record = run_blocks(
             folding.network,
@@ -275,6 +320,7 @@ def execute(
             threads=threads,
             changes=run.changes,
             progress=progress,
+            keeper=keeper,
         )
     except StallError as error:
         if not folding.folded:
@@ -301,7 +347,8 @@ def execute(
             folded=folding.folded,
             folding=folding.words,
             packet_hops_simulated=record.packet_hops,
-            wall_s=time.perf_counter() - started_s,
+            wall_s=time.perf_counter() - started_s + (0.0 if keeper is None else keeper.earlier_s),
+            run_sha256=None if identity is None else identity_sha256(identity),
         ),
     )
 
@@ -321,6 +368,7 @@ def replay(
     faults: Sequence[Fault | str] = (),
     fold: bool = True,
     progress: Callable[[Progress], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """Replay a recorded trace on a fabric.
 
@@ -333,7 +381,7 @@ def replay(
     mode
         ``"dependency"`` (stream order and recorded compute gaps), ``"recorded"`` (every operation begins when it was
         recorded to) or ``"back-to-back"`` (stream order, no gaps).
-    seed, kernel, threads, routing, packet, endpoint, placement, faults, fold, progress
+    seed, kernel, threads, routing, packet, endpoint, placement, faults, fold, progress, checkpoint
         As for ``simulate``.
 
     Returns
@@ -361,6 +409,7 @@ def replay(
         faults=faults,
         fold=fold,
         progress=progress,
+        checkpoint=checkpoint,
     )
 
 

@@ -7,7 +7,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ Column = npt.NDArray[np.integer]
 
 #: A spool of more bytes than this is a file, in the folder for temporary files; it goes with the spool.
 MEMORY_BYTES = 1 << 20
+
+#: Checkpoints hold a spool in pieces of this size, one in memory at a time.
+PIECE_BYTES = 1 << 24
 
 #: Arrow columns begin at multiples of this.
 ALIGNMENT = 64
@@ -106,6 +109,27 @@ class Spool:
             yield pa.RecordBatch.from_pylist([], schema)
         for columns in self.blocks():
             yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=schema)
+
+    def dump(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the file in pieces, mapped rather than read, and where its blocks are."""
+        self._file.flush()
+        held = np.empty(0, np.uint8)
+        if self._end:
+            held = np.frombuffer(mmap.mmap(self._file.fileno(), self._end, access=mmap.ACCESS_READ), np.uint8)
+        rows = [[block.first, block.last, block.num_rows, *block.begins.values()] for block in self._blocks]
+        return {
+            "blocks": np.array(rows, np.int64).reshape(-1, 3 + len(self._columns)),
+            "pieces": {str(begin): held[begin : begin + PIECE_BYTES] for begin in range(0, self._end, PIECE_BYTES)},
+        }
+
+    def load(self, stored: Mapping[str, Any]) -> None:
+        """Take over what ``dump`` of a spool with the same columns gave; this one is new."""
+        for piece in stored["pieces"].values():
+            self._file.write(piece)
+        self._end = self._file.tell()
+        for first, last, num_rows, *begins in stored["blocks"].tolist():
+            self._blocks.append(_Block(first, last, num_rows, dict(zip(self._columns, begins, strict=True))))
+            self.num_rows += num_rows
 
     def _schema(self) -> pa.Schema:
         import pyarrow as pa

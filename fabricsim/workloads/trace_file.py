@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -123,6 +124,22 @@ class Trace:
             return int(self._source.count_rows())
         except (pa.ArrowException, OSError) as error:
             raise self._damaged("its batches", error) from None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the rows as they lie in the file or in memory, and of what is known of them."""
+        digest = hashlib.sha256(repr(sorted(self.metadata.to_arrow().items())).encode())
+        if self._mapped is not None:
+            for begin in range(0, len(self._mapped), PIECE_BYTES):
+                digest.update(self._mapped[begin : begin + PIECE_BYTES])
+            self._forget_pages()
+            return digest.hexdigest()
+        for batch in self.batches():
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+            digest.update(sink.getvalue())
+        return digest.hexdigest()
 
     def batches(self) -> Iterator[Any]:
         """Yield the rows as ``pa.RecordBatch`` objects with the canonical types, one at a time.

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,32 @@ def _all_epochs_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what a job around these tests was given."""
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(threads, "OWN_CGROUP", Path("/no/cgroup"))
 
 
 def test_slurm_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside a Slurm job the default is the number of CPUs per task, whatever else the machine has."""
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     assert default_threads() == 3
+
+
+@pytest.mark.usefixtures("_no_slurm")
+def test_a_container_says_how_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No more than the CPU time of the control group or of one around it, rounded up; where none limits, the CPUs."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(threads, "OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "cgroups")
+    job = tmp_path / "cgroups" / "slurm" / "job"
+    job.mkdir(parents=True)
+    assert default_threads() == 8
+    (tmp_path / "own").write_text("1:cpu:/old\n0::/slurm/job\n")
+    assert default_threads() == 8
+    (job / "cpu.max").write_text("max 100000\n")
+    assert default_threads() == 8
+    (job.parent / "cpu.max").write_text("250000 100000\n")
+    assert default_threads() == 3
+    (job / "cpu.max").write_text("50000 100000\n")
+    assert default_threads() == 1
 
 
 @pytest.mark.usefixtures("_no_slurm")

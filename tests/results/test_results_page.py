@@ -60,7 +60,7 @@ def summaries(tiny: fs.FabricSpec, small_trace: fs.Trace, tmp_path_factory: pyte
     return [
         fs.simulate(tiny, workload, kernel="python").summary(command="fabricsim run"),
         fs.simulate(tiny, workload, kernel="python").write(folder / "out"),
-        fs.replay(path, tiny, kernel="python").summary(),
+        fs.replay(path, tiny, kernel="python", checkpoint=fs.Checkpoint(folder / "kept")).write(folder / "kept-out"),
         run.summary(),
         fs.simulate("cloudmatrix384", apart, kernel="python", placement="scatter").summary(),
         at_once.summary(),
