@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fabricsim.fabrics.faults import Fault
     from fabricsim.results.checkpoint import Checkpoint
     from fabricsim.results.compare import compare
+    from fabricsim.results.report import write_report
     from fabricsim.results.result import Result
     from fabricsim.results.run import replay, simulate
     from fabricsim.results.systems import compare_fabrics
@@ -56,6 +57,7 @@ __all__ = [
     "load_fabric",
     "replay",
     "simulate",
+    "write_report",
 ]
 
 _HOMES = {
@@ -71,6 +73,7 @@ _HOMES = {
     "load_fabric": "fabricsim.fabrics",
     "replay": "fabricsim.results.run",
     "simulate": "fabricsim.results.run",
+    "write_report": "fabricsim.results.report",
 }
 
 

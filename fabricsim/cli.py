@@ -32,6 +32,7 @@ examples:
   fabricsim replay traces/moe-ep64.arrow --fabric cloudmatrix384 --fabric nvl72
   fabricsim replay traces/moe-ep64.arrow --fabric nvl72 -o moe-nvl72
   fabricsim compare moe-nvl72 moe-cloudmatrix384
+  fabricsim report moe-nvl72 -o moe-nvl72.html
   fabricsim faults nvl72 all_to_all --each switch --size 16MiB
   fabricsim fabrics nvl72
   fabricsim fabrics --compare cloudmatrix384 nvl72
@@ -190,6 +191,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on from the checkpoint, if it is there; skip what is complete"
     )
 
+    running.add_argument(
+        "--perfetto",
+        metavar="FILE",
+        help="write the run as a trace for the Perfetto viewer; with several fabrics or sizes FILE gets their names",
+    )
+
     def command(group: Any, name: str, function: Any, help_text: str, *parents: Any) -> _Parser:
         added: _Parser = group.add_parser(
             name, help=help_text, description=f"{help_text}.", parents=parents, allow_abbrev=False
@@ -293,6 +300,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     for letter in "ab":
         comparing.add_argument(letter, metavar=letter.upper(), help="a folder that -o wrote, or a JSON summary")
+    report = command(commands, "report", _report, "make one HTML page of the results in a folder of -o")
+    report.add_argument("folder", metavar="DIR", help="what -o of run or replay has written")
+    report.add_argument("-o", "--output", required=True, metavar="FILE", help="the page to write, for offline use")
 
     validate = command(
         *(commands, "validate", _validate, "hold simulated figures against published and measured ones"),
@@ -492,10 +502,10 @@ def _simulate(
 
     run: Callable[..., Any]
     if args.estimate:
-        if args.output is not None or args.checkpoint is not None:
+        if (args.output, args.checkpoint, args.perfetto) != (None, None, None):
             raise ConfigError(
-                "--estimate runs nothing, so there is nothing to write or keep; leave -o and --checkpoint out, or "
-                "--estimate"
+                "--estimate runs nothing, so there is nothing to write or keep; leave -o, --checkpoint and --perfetto "
+                "out, or --estimate"
             )
         from fabricsim.results.estimate import estimate as run
 
@@ -509,6 +519,7 @@ def _simulate(
         output=args.output,
         format=args.format,
         messages=args.messages,
+        perfetto=args.perfetto,
         checkpoint=args.checkpoint,
         every=args.checkpoint_every,
         resume=args.resume,
@@ -548,6 +559,12 @@ def _simulate(
             console.show(lay_out(results))
     if args.json is not None:
         console.write_json(documents.runs_document(outcomes, command=args.command_line), args.json)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from fabricsim.results.report import write_report
+
+    print(write_report(args.folder, args.output))
 
 
 def _validate(args: argparse.Namespace) -> None:

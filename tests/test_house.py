@@ -86,7 +86,9 @@ def test_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
         (entry_points,) = (name for name in held if name.endswith(".dist-info/entry_points.txt"))
         commands = opened.read(entry_points).decode()
     files = (
-        path for path in (ROOT / "fabricsim").rglob("*") if path.suffix in (".py", ".toml", ".json", ".csv", ".typed")
+        path
+        for path in (ROOT / "fabricsim").rglob("*")
+        if path.suffix in (".py", ".toml", ".json", ".csv", ".jinja", ".typed")
     )
     modules = {name for name in held if ".dist-info/" not in name}
     assert modules - {KERNEL} == {path.relative_to(ROOT).as_posix() for path in files}
@@ -149,10 +151,9 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 def test_imports_are_declared(pyproject: dict[str, Any]) -> None:
-    """The package imports only its dependencies and extras; tests, benchmarks and scripts also the dev group."""
-    runtime = declared(pyproject["project"]["dependencies"])
-    for extra in pyproject["project"]["optional-dependencies"].values():
-        runtime |= declared(extra)
+    """The package and its build import dependencies and extras; tests, benchmarks and scripts also the dev group."""
+    extras = pyproject["project"]["optional-dependencies"]
+    runtime = declared([*pyproject["project"]["dependencies"], *(name for extra in extras.values() for name in extra)])
     assert imported_distributions("fabricsim") <= runtime
     everywhere = runtime | declared(pyproject["dependency-groups"]["dev"])
     for folder in ("tests", "bench", "traces"):

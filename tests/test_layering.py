@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 
-HEAVY = {"llvmlite", "numba", "pandas", "pyarrow", "pydantic", "rich"}
+HEAVY = {"bokeh", "llvmlite", "numba", "pandas", "perfetto", "pyarrow", "pydantic", "rich"}
 
 
 def part_of(module: str) -> str:

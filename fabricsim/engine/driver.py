@@ -328,7 +328,7 @@ class Simulation:
 
 
 def timeline_of(state: State) -> Timeline:
-    """Return the timeline with bins as long as those of the domain that ran longest."""
+    """Return the timeline up to its last start, at least one bin; all are as long as the longest of a domain."""
     shift = int(state.domains["bin_shift"].max())
     shape = len(state.domains), TIMELINE_BINS, int(state.clock["num_classes"][0])
     tables = state.timeline.reshape(shape)
@@ -338,7 +338,7 @@ def timeline_of(state: State) -> Timeline:
         for name in ("busy_ps", "credit_stall_ps"):
             np.add.at(merged[name][domain], into, table[name])
         np.maximum.at(merged["peak_occupancy_bytes"][domain], into, table["peak_occupancy_bytes"])
-    used = int(np.flatnonzero(merged["busy_ps"].any(axis=(0, 2))).max(initial=-1)) + 1
+    used = int(np.flatnonzero(merged["busy_ps"].any(axis=(0, 2))).max(initial=0)) + 1
     merged = merged[:, :used].transpose(0, 2, 1)
     return Timeline(
         bin_ps=1 << shift,

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.engine.driver import RunFigures, Timeline
+from fabricsim.engine.driver import RunFigures
 from fabricsim.engine.state import planes_run_apart
 from fabricsim.fabrics.network import Channels, Network
 from fabricsim.workloads.schedule import Schedule
@@ -57,18 +57,25 @@ class Folding:
         """Turn the record of the run into that of the whole; times and the engine's own figures stay as they are."""
         of_channels = [field.name for field in fields(record) if field.name.startswith("channel_")]
         counts, sums_ps, packets = record.domain_latency_counts, record.domain_latency_sum_ps, record.domain_packets
-        busy_ps, stall_ps = record.timeline.busy_ps, record.timeline.credit_stall_ps
-        occupancy_bytes = record.timeline.peak_occupancy_bytes
+        timeline = record.timeline
         if planes_run_apart(self.network):
+            timeline = replace(
+                timeline,
+                busy_ps=timeline.busy_ps[self.plane_stand_in],
+                credit_stall_ps=timeline.credit_stall_ps[self.plane_stand_in],
+                peak_occupancy_bytes=timeline.peak_occupancy_bytes[self.plane_stand_in],
+            )
             counts, packets = counts[self.plane_stand_in], packets[self.plane_stand_in]
             sums_ps = tuple(sums_ps[plane] for plane in self.plane_stand_in.tolist())
-            busy_ps, stall_ps = busy_ps[self.plane_stand_in], stall_ps[self.plane_stand_in]
-            occupancy_bytes = occupancy_bytes[self.plane_stand_in]
         else:
             assert self.copies is not None
+            timeline = replace(
+                timeline,
+                busy_ps=timeline.busy_ps * self.copies,
+                credit_stall_ps=timeline.credit_stall_ps * self.copies,
+            )
             counts, packets = counts * self.copies, packets * self.copies
             sums_ps = tuple(sum_ps * self.copies for sum_ps in sums_ps)
-            busy_ps, stall_ps = busy_ps * self.copies, stall_ps * self.copies
         return replace(
             record,
             **{name: getattr(record, name)[self.stand_in] for name in of_channels},
@@ -77,8 +84,8 @@ class Folding:
             domain_latency_counts=counts,
             domain_latency_sum_ps=sums_ps,
             domain_packets=packets,
-            timeline=Timeline(record.timeline.bin_ps, busy_ps, stall_ps, occupancy_bytes),
             packets=int(packets.sum()),
+            timeline=timeline,
             packet_hops=int(record.channel_packets[self.stand_in].sum()),
         )
 

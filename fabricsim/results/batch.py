@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fabricsim.errors import ConfigError
-from fabricsim.results.output import CHECKPOINT, Folders
+from fabricsim.results.output import CHECKPOINT, Folders, apart
+from fabricsim.results.perfetto import PerfettoFiles
 from fabricsim.units import parse_time_ps
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ PS_PER_S = 10**12
 
 
 class Batch:
-    """The runs of one command, by number; *names* are those of their folders where there are several.
+    """The runs of one command, by number; *names* are those of their folders and traces where there are several.
 
     The other arguments are the options of the command. Raises ConfigError, before anything runs, for those that cannot
     be met or have no effect.
@@ -34,6 +35,7 @@ class Batch:
         output: str | None,
         format: str | None,
         messages: int | None,
+        perfetto: str | None,
         checkpoint: str | None,
         every: str | None,
         resume: bool,
@@ -47,7 +49,9 @@ class Batch:
             )
         if (every is not None or resume) and output is None and checkpoint is None:
             raise ConfigError("--checkpoint-every and --resume need a checkpoint: give -o DIR or --checkpoint FILE")
-        self._folders = Folders(output, names, format=format, messages=messages, resume=resume)
+        self._names = apart(names)
+        self._traces = PerfettoFiles(perfetto)
+        self._folders = Folders(output, self._names, format=format, messages=messages, resume=resume)
         self._path = None if checkpoint is None else Path(checkpoint)
         self._every_s = None if every is None else parse_time_ps(every) / PS_PER_S
         self._resume = resume
@@ -88,7 +92,12 @@ class Batch:
 
     def write(self, number: int, result: Result) -> None:
         """Write a result where that was asked for, and remove its checkpoint."""
-        if left_out := self._folders.write(number, result, command=self._command):
-            self._log.say("left_out", left_out)
+        # The folder is last: where it holds a result, all else is there too.
+        for left_out in (
+            self._traces.write(result, self._names[number]),
+            self._folders.write(number, result, command=self._command),
+        ):
+            if left_out:
+                self._log.say("left_out", left_out)
         if number in self._checkpoints:
             self._checkpoints[number].remove()

@@ -757,7 +757,7 @@ def _settings(result: Result, indent: str = "") -> str:
     return (
         f"packets {packet.name} ({format_bytes(packet.max_payload_bytes)} + {packet.overhead_bytes}B), {routing}, "
         f"endpoint {info.endpoint}, placement {info.placement}"
-        + _changes(info.overrides, info.faults, indent, info.late_faults)
+        + _changes(info.spec.overrides, info.faults, indent, info.late_faults)
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fabricsim.fabrics import FabricSpec, fabric_names, load_fabric
+from fabricsim.fabrics.system_cards import FIGURES, Report, SystemCard, card_of
 
 if TYPE_CHECKING:
     from fabricsim.results.estimate import Estimate
@@ -62,7 +63,8 @@ def fabrics_document() -> dict[str, Any]:
 
 
 def fabric_document(spec: FabricSpec) -> dict[str, Any]:
-    """List a fabric's settings, and every number with its value, unit, evidence class and source."""
+    """List a fabric's settings, and every number with its value, unit, evidence class and source; and its card."""
+    card = card_of(spec)
     return {
         "schema": FABRIC_SCHEMA,
         "name": spec.name,
@@ -72,4 +74,22 @@ def fabric_document(spec: FabricSpec) -> dict[str, Any]:
         "spec_sha256": spec.spec_sha256,
         "settings": spec.settings(),
         "quantities": [dataclasses.asdict(row) for row in spec.quantities()],
+        "card": None if card is None else card_document(card),
     }
+
+
+def card_document(card: SystemCard) -> dict[str, Any]:
+    """Give what a system card says: every figure, ``None`` where nobody published it, and the claims in words."""
+    return {
+        "title": card.title,
+        "figures": {name: figure_document(card.figures.get(name)) for name in FIGURES},
+        "claims": [claim.model_dump() for claim in card.claims],
+    }
+
+
+def figure_document(reports: Sequence[Report] | None) -> dict[str, Any] | None:
+    """Give what is reported of one figure: the smallest, the largest, and all."""
+    if reports is None:
+        return None
+    values = [report.value for report in reports]
+    return {"low": min(values), "high": max(values), "reports": [report.model_dump() for report in reports]}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fabricsim.errors import ConfigError, TraceError, unknown
 from fabricsim.files import whole_file
 from fabricsim.results import metrics
-from fabricsim.results.documents import json_bytes
+from fabricsim.results.documents import fabric_document, json_bytes
 from fabricsim.units import format_bytes, whole_number
 
 if TYPE_CHECKING:
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 SUMMARY = "summary.json"
 CHECKPOINT = "checkpoint"
 FORMATS = ("arrow", "parquet")
-TABLES = ("ops", "messages", "channels")
+FABRIC = "fabric.json"
+TABLES = ("ops", "tasks", "messages", "channels", "timeline")
 
 #: What a run that was broken off may leave: tables without a summary beside them, and parts of files.
 LEFTOVERS = (
+    FABRIC,
+    f"{FABRIC}.part",
     f"{SUMMARY}.part",
     f"{CHECKPOINT}.part",
     *(f"{name}.{end}{part}" for name in TABLES for end in FORMATS for part in ("", ".part")),
@@ -52,9 +55,16 @@ def write_result(
         (folder / name).unlink(missing_ok=True)
     stored = result.collected.messages
     kept = min(stored.num_rows, messages)
-    contents = (result.op_batches(), _slowest(stored, kept), result.channels.to_batches())
+    contents = (
+        result.op_batches(),
+        result.collected.tasks.batches(),
+        longest(stored, kept, "ready_ps", "complete_ps"),
+        result.channels.to_batches(),
+        result.timeline.to_batches(),
+    )
     for name, batches in zip(TABLES, contents, strict=True):
         _write_table(folder / f"{name}.{format}", batches)
+    _write_json(folder / FABRIC, fabric_document(result.info.spec))
     document = result.summary(command=command)
     document["files"] = {
         "format": format,
@@ -63,9 +73,13 @@ def write_result(
     }
     if result.info.run_sha256 is not None:
         document["files"]["run_sha256"] = result.info.run_sha256
-    with whole_file(folder / SUMMARY) as sink:
-        sink.write(json_bytes(document))
+    _write_json(folder / SUMMARY, document)
     return document
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    with whole_file(path) as sink:
+        sink.write(json_bytes(document))
 
 
 def check_wishes(format: str, messages: int) -> None:
@@ -100,8 +114,22 @@ def open_folder(folder: str | os.PathLike[str], expected: Collection[Path] = ())
     return folder
 
 
+def apart(names: Sequence[str]) -> list[str]:
+    """Give names that come again a number: ``nvl72``, ``nvl72-2``. A single one is not needed: an empty text."""
+    if len(names) == 1:
+        return [""]
+    used: list[str] = []
+    for name in names:
+        number, found = 1, name
+        while found in used:
+            number += 1
+            found = f"{name}-{number}"
+        used.append(found)
+    return used
+
+
 class Folders:
-    """Where the results of one command go: of several into subfolders by their *names*, else into *folder* itself.
+    """Where the results of one command go: into subfolders by their *names*, one without a name into *folder* itself.
 
     ``None`` for the folder writes nothing, for other arguments it is the default. With *resume* there may be results
     that are complete, and checkpoints. Raises ConfigError, before anything runs, for what ``Result.write`` would
@@ -120,7 +148,7 @@ class Folders:
         if folder is None:
             return
         root = Path(folder)
-        self._folders = [root] if len(names) == 1 else [root / name for name in _apart(names)]
+        self._folders = [root / name for name in names]
         open_folder(root, {one / name for one in self._folders for name in (SUMMARY, CHECKPOINT)} if resume else ())
 
     def folder(self, number: int) -> Path:
@@ -163,18 +191,6 @@ class Folders:
         )
 
 
-def _apart(names: Sequence[str]) -> list[str]:
-    """Give names that come again a number: ``nvl72``, ``nvl72-2``."""
-    used: list[str] = []
-    for name in names:
-        number, found = 1, name
-        while found in used:
-            number += 1
-            found = f"{name}-{number}"
-        used.append(found)
-    return used
-
-
 def by_fabric(fabric: FabricSpec, workload: Workload) -> str:
     """Name a result by its fabric."""
     return fabric.name
@@ -185,24 +201,24 @@ def by_size(fabric: FabricSpec, workload: Workload) -> str:
     return format_bytes(next(iter(workload.blocks)).schedule.operations[0].size_bytes)
 
 
-def _slowest(messages: Spool, count: int) -> Iterator[pa.RecordBatch]:
-    """Give *count* of the rows, those that took longest from ready to complete, in their order; at least one batch."""
+def longest(rows: Spool, count: int, begin: str, end: str) -> Iterator[pa.RecordBatch]:
+    """Give *count* of the rows, those with most time from *begin* to *end*, in their order; at least one batch."""
     import pyarrow as pa
 
-    if count == messages.num_rows:
-        yield from messages.batches()
+    if count == rows.num_rows:
+        yield from rows.batches()
         return
 
-    def latencies_ps() -> Iterator[Int64]:
-        for ready_ps, complete_ps in messages.blocks("ready_ps", "complete_ps"):
-            yield complete_ps - ready_ps
+    def times_ps() -> Iterator[Int64]:
+        for begin_ps, end_ps in rows.blocks(begin, end):
+            yield end_ps - begin_ps
 
-    max_ps = max(int(part.max()) for part in latencies_ps())
-    rank = messages.num_rows - count + 1
-    least_ps = metrics.smallest(latencies_ps, [rank], max_ps)[rank]
+    max_ps = max(int(part.max()) for part in times_ps())
+    rank = rows.num_rows - count + 1
+    least_ps = metrics.smallest(times_ps, [rank], max_ps)[rank]
     # Of those that took exactly as long as the quickest that is kept, the first.
-    equal = count - sum(int((part > least_ps).sum()) for part in latencies_ps())
-    for batch, part in zip(messages.batches(), latencies_ps(), strict=True):
+    equal = count - sum(int((part > least_ps).sum()) for part in times_ps())
+    for batch, part in zip(rows.batches(), times_ps(), strict=True):
         is_equal = part == least_ps
         is_kept = (part > least_ps) | (is_equal & (is_equal.cumsum() <= equal))
         equal -= min(equal, int(is_equal.sum()))

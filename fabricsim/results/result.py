@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fabricsim.engine.driver import RunFigures
+from fabricsim.fabrics import FabricSpec
 from fabricsim.fabrics.network import Network
 from fabricsim.results import metrics
 from fabricsim.results.attribution import KEYS
@@ -20,7 +21,7 @@ from fabricsim.results.bottleneck import Bottleneck, find_bottleneck
 from fabricsim.results.collected import Collected
 from fabricsim.results.hottest import hottest_channels
 from fabricsim.results.output import MAX_MESSAGES, write_result
-from fabricsim.results.traffic import Int32
+from fabricsim.results.traffic import Int32, Int64
 from fabricsim.results.versions import library_versions, package_version
 
 if TYPE_CHECKING:
@@ -36,13 +37,12 @@ OP_BATCH_ROWS = 1 << 12
 class RunInfo:
     """What was asked for, beside the network and the schedule, and what the engine did for it; goes into the summary.
 
-    ``overrides`` are the numbers of the fabric that were set for the run, by key. ``late_faults`` are those that came
-    after its end. ``folding`` says how planes were folded, or why not (``fabricsim.engine.folding``). ``run_sha256``
-    hashes all that decides the result (``fabricsim.results.checkpoint.identity_of``), of runs with a checkpoint.
+    ``spec`` is the fabric, with the numbers that were set for the run. ``late_faults`` are those faults that came after
+    its end. ``folding`` says how planes were folded, or why not (``fabricsim.engine.folding``). ``run_sha256`` hashes
+    all that decides the result (``fabricsim.results.checkpoint.identity_of``), of runs with a checkpoint.
     """
 
-    spec_sha256: str
-    overrides: Mapping[str, str]
+    spec: FabricSpec
     workload: Mapping[str, Any]
     placement: str
     endpoint: str
@@ -226,6 +226,50 @@ class Result:
         )
 
     @cached_property
+    def timeline(self) -> pa.Table:
+        """One row per plane, channel class and span of simulated time, as an Arrow table: what its channels did then.
+
+        ``plane`` is null where planes share a row. ``utilization`` is the busy fraction of the live channels of the
+        row, null where there are none. The packets that start within a span count there as wholes, so one that is as
+        short as a packet may be over 1.
+        """
+        import pyarrow as pa
+
+        channels, timeline = self.network.channels, self.record.timeline
+        planes, classes, bins = timeline.busy_ps.shape
+        plane = channels.plane if planes > 1 else np.zeros(len(channels), np.int32)
+        row = plane * classes + channels.channel_class
+        present = np.flatnonzero(np.bincount(row, minlength=planes * classes))
+        live = np.repeat(np.bincount(row[~channels.dead], minlength=planes * classes)[present], bins)
+        begin_ps = np.tile(np.arange(bins) * timeline.bin_ps, len(present))
+        names = pa.array(self.network.channel_class_names, pa.string())
+
+        def column(values: Int64) -> Int64:
+            rows: Int64 = values.reshape(planes * classes, bins)[present].reshape(-1)
+            return rows
+
+        return pa.table(
+            {
+                "begin_ps": begin_ps,
+                "end_ps": begin_ps + timeline.bin_ps,
+                "plane": pa.array(
+                    np.repeat(present // classes, bins), pa.int32(), mask=np.full(len(live), planes == 1)
+                ),
+                "channel_class": pa.DictionaryArray.from_arrays(
+                    np.repeat(present % classes, bins).astype(np.int32), names
+                ),
+                "busy_ps": column(timeline.busy_ps),
+                "credit_stall_ps": column(timeline.credit_stall_ps),
+                "peak_occupancy_bytes": column(timeline.peak_occupancy_bytes),
+                "utilization": pa.array(
+                    column(timeline.busy_ps) / (np.maximum(live, 1) * timeline.bin_ps),
+                    mask=live == 0,
+                    type=pa.float64(),
+                ),
+            }
+        )
+
+    @cached_property
     def message_latency(self) -> metrics.Distribution:
         """Complete minus ready over all messages that made packets, exact."""
         return metrics.exact_distribution(self.collected.message_latencies_ps)
@@ -297,8 +341,8 @@ class Result:
                 "terminals": network.num_terminals,
                 "channels": len(network.channels),
                 "planes": network.num_planes,
-                "spec_sha256": self.info.spec_sha256,
-                "overrides": dict(self.info.overrides),
+                "spec_sha256": self.info.spec.spec_sha256,
+                "overrides": dict(self.info.spec.overrides),
                 "packet": dataclasses.asdict(network.packet),
                 "endpoint": self.info.endpoint,
                 "routing": self.routing,
@@ -342,7 +386,7 @@ class Result:
         messages: int = MAX_MESSAGES,
         command: str | None = None,
     ) -> dict[str, Any]:
-        """Write the summary and the tables ``ops``, ``messages`` and ``channels`` into a folder (docs/results.md).
+        """Write the summary, the tables and what the fabric is into a folder (docs/results.md).
 
         Each file appears under its name once it is whole, ``summary.json`` last.
 
@@ -368,6 +412,23 @@ class Result:
             The folder holds something, or cannot be written; an unknown format; ``messages`` below 1.
         """
         return write_result(self, folder, format=format, messages=messages, command=command)
+
+    def write_perfetto(self, path: str | os.PathLike[str]) -> int:
+        """Write the run as a trace for the Perfetto viewer, whole or not at all (docs/results.md).
+
+        Returns
+        -------
+        int
+            Of how many operations at a rank there was no room: the longest 100,000 are drawn.
+
+        Raises
+        ------
+        ConfigError
+            The extra ``perfetto`` is not installed, or the file cannot be written.
+        """
+        from fabricsim.results.perfetto import write_perfetto
+
+        return write_perfetto(self, path)
 
 
 def _op_summary(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -336,8 +336,7 @@ def execute(
         record=folding.unfold(record),
         collected=collected,
         info=RunInfo(
-            spec_sha256=run.spec.spec_sha256,
-            overrides=run.spec.overrides,
+            spec=run.spec,
             workload=run.workload.about,
             placement=run.placement,
             endpoint=run.endpoint,

@@ -11,7 +11,8 @@ from typing import Any
 
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import FabricSpec, load_fabric
-from fabricsim.fabrics.system_cards import FIGURES, FigureName, Report, SystemCard, card_of
+from fabricsim.fabrics.system_cards import FigureName, SystemCard, card_of
+from fabricsim.results.documents import card_document, figure_document
 from fabricsim.results.metrics import PS_PER_US
 from fabricsim.results.result import Result
 from fabricsim.results.run import simulate
@@ -93,25 +94,9 @@ def _entry(spec: FabricSpec, result: Result) -> dict[str, Any]:
         "terminals": spec.num_terminals,
         "spec_sha256": spec.spec_sha256,
         "overrides": dict(spec.overrides),
-        "card": None if card is None else _card(card),
+        "card": None if card is None else card_document(card),
         "simulated": _simulated(spec, card, result),
     }
-
-
-def _card(card: SystemCard) -> dict[str, Any]:
-    return {
-        "title": card.title,
-        "figures": {name: _figure(card.figures.get(name)) for name in FIGURES},
-        "claims": [claim.model_dump() for claim in card.claims],
-    }
-
-
-def _figure(reports: Sequence[Report] | None) -> dict[str, Any] | None:
-    """Give what is reported of one figure: the smallest, the largest, and all."""
-    if reports is None:
-        return None
-    values = [report.value for report in reports]
-    return {"low": min(values), "high": max(values), "reports": [report.model_dump() for report in reports]}
 
 
 def _simulated(spec: FabricSpec, card: SystemCard | None, result: Result) -> dict[str, Any]:
@@ -123,7 +108,7 @@ def _simulated(spec: FabricSpec, card: SystemCard | None, result: Result) -> dic
     total_GBps = row["busbw_GBps"] * row["ranks"]
 
     def per(name: FigureName, unit: float = 1) -> dict[str, float] | None:
-        figure = None if card is None else _figure(card.figures.get(name))
+        figure = None if card is None else figure_document(card.figures.get(name))
         if figure is None:
             return None
         return {"low": total_GBps / (figure["high"] * unit), "high": total_GBps / (figure["low"] * unit)}

@@ -29,6 +29,7 @@ from fabricsim.results import checkpoint as checkpoints
 from fabricsim.results import digest, run, spool
 from fabricsim.results.checkpoint import CheckpointKeeper, read_checkpoint, workload_sha256
 from fabricsim.results.kept import Kept
+from fabricsim.results.output import FABRIC, SUMMARY, TABLES
 from fabricsim.results.result import Result
 from fabricsim.results.run import load_trace
 from fabricsim.workloads import replay
@@ -426,7 +427,7 @@ def test_a_process_ends_with_75_and_goes_on(number: signal.Signals, tiny_path: P
     assert os.listdir(out) == ["checkpoint"]
     done = subprocess.run([sys.executable, "-m", *again], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, f"fabricsim: resuming from the checkpoint {out / 'checkpoint'}\n")
-    assert sorted(os.listdir(out)) == ["channels.arrow", "messages.arrow", "ops.arrow", "summary.json"]
+    assert sorted(os.listdir(out)) == sorted([FABRIC, SUMMARY, *(f"{name}.arrow" for name in TABLES)])
     assert json.loads((out / "summary.json").read_text())["digest"] == digest_of(tiny_path, "512KiB")
 
 

@@ -24,7 +24,7 @@ import fabricsim as fs
 from fabricsim import cli
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import FabricSpec
-from fabricsim.results import digest, output, result, spool
+from fabricsim.results import digest, documents, output, result, spool
 from fabricsim.results.result import Result
 from fabricsim.results.spool import Spool
 from fabricsim.workloads import trace_file
@@ -43,6 +43,11 @@ def finished(tiny: FabricSpec) -> Result:
     return fs.simulate(tiny, workload, kernel="python", faults=faults)
 
 
+def files(kind: str) -> list[str]:
+    """The files of a whole result."""
+    return sorted(["fabric.json", "summary.json", *(f"{name}.{kind}" for name in output.TABLES)])
+
+
 def held(folder: Path) -> list[str]:
     """All files in a folder and below, by path from there."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -57,19 +62,22 @@ def test_files_hold_the_result(finished: Result, tmp_path: Path, kind: str) -> N
     """Each table comes back as it is in Python, the summary as JSON; nothing else is left in the folder."""
     document = finished.write(tmp_path / "new" / "out", format=kind, command="fabricsim run")
     folder = tmp_path / "new" / "out"
-    assert held(folder) == sorted([f"channels.{kind}", f"messages.{kind}", f"ops.{kind}", "summary.json"])
+    assert held(folder) == files(kind)
     for name in output.TABLES:
         table = READ[kind](folder / f"{name}.{kind}")
         assert table.equals(getattr(finished, name)), name
     assert json.loads((folder / "summary.json").read_text()) == document
-    files = {"format": kind, "messages": finished.messages.num_rows, "messages_left_out": 0}
-    assert document == {**finished.summary(command="fabricsim run"), "files": files}
+    about = {"format": kind, "messages": finished.messages.num_rows, "messages_left_out": 0}
+    assert document == {**finished.summary(command="fabricsim run"), "files": about}
+    assert (folder / "fabric.json").read_bytes() == documents.json_bytes(documents.fabric_document(finished.info.spec))
 
 
 def test_figures_add_up(finished: Result, tmp_path: Path) -> None:
     """What other programs compute from the files is what the summary says."""
     summary = finished.write(tmp_path)
-    ops, messages, channels = (feather.read_table(tmp_path / f"{name}.arrow").to_pandas() for name in output.TABLES)
+    ops, tasks, messages, channels, timeline = (
+        feather.read_table(tmp_path / f"{name}.arrow").to_pandas() for name in output.TABLES
+    )
     assert channels["packets"].sum() == summary["packet_hops"]
     assert channels["dead"].sum() == summary["fabric"]["dead_channels"] == channels["utilization"].isna().sum() == 2
     by_class = channels.groupby("channel_class", observed=True)["utilization"]
@@ -78,6 +86,12 @@ def test_figures_add_up(finished: Result, tmp_path: Path) -> None:
         assert by_class.max()[name] == pytest.approx(used["max"])
     assert ops["end_ps"].max() == summary["simulated_time_ps"]
     assert messages["size_bytes"].sum() == summary["workload"]["message_bytes"]
+    assert tasks.groupby("operation")["end_ps"].max().tolist() == ops["end_ps"].tolist()
+    for column in ("busy_ps", "credit_stall_ps"):
+        by_row = [
+            table.groupby(["plane", "channel_class"], observed=True)[column].sum() for table in (channels, timeline)
+        ]
+        assert by_row[0].equals(by_row[1]), column
     moved = messages[messages["source_rank"] != messages["target_rank"]]
     assert (moved["complete_ps"] - moved["ready_ps"]).max() == summary["latency_us"]["message"]["max"] * 1e6
 
@@ -148,7 +162,7 @@ def test_the_slowest_messages_are_kept(blocks: list[list[int]], data: st.DataObj
         rows = np.arange(begins[number], begins[number + 1])
         table.append([rows, 10 * rows, 10 * rows + np.array(blocks[number], np.int64)])
     count = data.draw(st.integers(min(1, len(latencies)), len(latencies)))
-    kept = pa.Table.from_batches(output._slowest(table, count))
+    kept = pa.Table.from_batches(output.longest(table, count, "ready_ps", "complete_ps"))
     slowest = sorted(range(len(latencies)), key=lambda row: (-latencies[row], row))[:count]
     assert kept["index"].to_pylist() == sorted(slowest)
 
@@ -165,7 +179,7 @@ def test_a_table_without_rows_is_a_table(tiny: FabricSpec, tmp_path: Path) -> No
     """A rank alone in a barrier sends nothing: its messages are a table of no rows in both formats."""
     empty = Spool({"index": "i4"})
     for kind in output.FORMATS:
-        output._write_table(tmp_path / f"messages.{kind}", output._slowest(empty, 0))
+        output._write_table(tmp_path / f"messages.{kind}", output.longest(empty, 0, "ready_ps", "complete_ps"))
         assert READ[kind](tmp_path / f"messages.{kind}").equals(empty.table())
 
 
@@ -226,7 +240,7 @@ def test_memory_does_not_grow_with_the_trace(tmp_path: Path, tiny: FabricSpec, m
 # Whole or not at all
 
 
-@pytest.mark.parametrize("last", ["ops.arrow", "messages.arrow", "channels.arrow", "summary.json"])
+@pytest.mark.parametrize("last", ["ops.arrow", "messages.arrow", "timeline.arrow", "fabric.json", "summary.json"])
 def test_what_breaks_off_leaves_no_summary(
     finished: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
@@ -248,7 +262,7 @@ def test_what_breaks_off_leaves_no_summary(
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         finished.write(tmp_path)
-    names = ["ops.arrow", "messages.arrow", "channels.arrow"]
+    names = [*(f"{name}.arrow" for name in output.TABLES), "fabric.json"]
     assert held(tmp_path) == sorted(names[: names.index(last)] if last in names else names)
     monkeypatch.undo()
     finished.write(tmp_path, format="arrow")
@@ -266,16 +280,16 @@ pieces = output._pieces
 def vanish(batches):
     batches = list(batches)
     yield from pieces(batches)
-    if "busy_ps" in batches[0].schema.names:
+    if "dead" in batches[0].schema.names:
         os._exit(9)
 output._pieces = vanish
 result.write({str(tmp_path)!r})
 """
     ended = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 9, ended.stderr
-    assert held(tmp_path) == ["channels.arrow.part", "messages.arrow", "ops.arrow"]
+    assert held(tmp_path) == ["channels.arrow.part", "messages.arrow", "ops.arrow", "tasks.arrow"]
     finished.write(tmp_path, format="parquet")
-    assert held(tmp_path) == ["channels.parquet", "messages.parquet", "ops.parquet", "summary.json"]
+    assert held(tmp_path) == files("parquet")
 
 
 def test_nothing_is_written_over(finished: Result, tmp_path: Path) -> None:
@@ -356,10 +370,10 @@ def test_each_size_has_a_folder(tiny_path: Path, tmp_path: Path, capsys: pytest.
         for name in ("1KiB", "1472B", "1KiB-2")
     ]
     assert cli.main((*run, "--size", "1KiB", "--output", str(out / "one"))) == 0
-    assert held(out / "one") == ["channels.parquet", "messages.parquet", "ops.parquet", "summary.json"]
-    files = json.loads((out / "one" / "summary.json").read_text())["files"]
-    assert len(files.pop("run_sha256")) == 64
-    assert files == {
+    assert held(out / "one") == files("parquet")
+    listed = json.loads((out / "one" / "summary.json").read_text())["files"]
+    assert len(listed.pop("run_sha256")) == 64
+    assert listed == {
         "format": "parquet",
         "messages": 4,
         "messages_left_out": 8,

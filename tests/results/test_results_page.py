@@ -84,7 +84,7 @@ def test_the_page_has_every_field_of_a_comparison_and_no_other(tiny: fs.FabricSp
     """With and without a system card; figures of a card are written ``<figure>``."""
     document = fs.compare_fabrics([tiny, "nvl72", "hgx-h100"], size="64KiB")
     # Both cards of the package have all figures; one without says null for each.
-    without = systems._card(next(system_cards()).model_copy(update={"figures": {}}))
+    without = documents.card_document(next(system_cards()).model_copy(update={"figures": {}}))
     found: dict[str, set[str]] = {}
     for source in (document, {"systems": [{"card": without}]}):
         for path, kind in fields(source):

@@ -38,7 +38,7 @@ def test_a_fabric_may_be_named_by_its_path(tiny: fs.FabricSpec, tiny_path: Path)
     loaded = simulate(tiny, exchange(), kernel="python")
     for path in (tiny_path, str(tiny_path)):
         result = simulate(path, exchange(), kernel="python")
-        assert (result.digest, result.info.spec_sha256) == (loaded.digest, loaded.info.spec_sha256)
+        assert (result.digest, result.info.spec.spec_sha256) == (loaded.digest, loaded.info.spec.spec_sha256)
 
 
 def test_placement_is_part_of_the_run(tiny: fs.FabricSpec) -> None:

@@ -1,0 +1,90 @@
+"""Results as ``-o DIR`` has written them, read back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fabricsim.errors import ConfigError, TraceError
+from fabricsim.results.output import FABRIC, LEFTOVERS, SUMMARY
+from fabricsim.results.result import SCHEMA
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The files of one result; ``name`` is that of its subfolder, or of the fabric where it has none."""
+
+    name: str
+    folder: Path
+    summary: Mapping[str, Any]
+
+    @cached_property
+    def fabric(self) -> Mapping[str, Any]:
+        """What the fabric was, of the schema ``fabricsim.fabric_quantities/1``."""
+        return _read_json(self.folder / FABRIC)
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read some columns, or all, of a table; TraceError where it is missing, damaged or has no such column."""
+        kind = self.summary["files"]["format"]
+        path = self.folder / f"{name}.{kind}"
+        if kind == "arrow":
+            from pyarrow.feather import read_table
+        else:
+            from pyarrow.parquet import read_table
+        import pyarrow as pa
+
+        try:
+            return read_table(path, columns=None if columns is None else list(columns))
+        except (OSError, KeyError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise TraceError(f"{path} cannot be read ({reason}); run again into a new folder") from None
+
+
+def find_results(folder: str | os.PathLike[str]) -> list[Stored]:
+    """Find the complete results in a folder of ``-o``: its own, or those of its subfolders by size, then by name.
+
+    Raises ConfigError where there is none, TraceError for a summary that is damaged or none.
+    """
+    folder = Path(folder)
+    if (folder / SUMMARY).is_file():
+        summary = _summary(folder / SUMMARY)
+        return [Stored(summary["fabric"]["name"], folder, summary)]
+    paths = sorted(folder.glob(f"*/{SUMMARY}"))
+    if not paths:
+        raise ConfigError(
+            f"{folder} holds no complete result: there is no {SUMMARY} in it, nor in a folder in it; give the folder "
+            "that -o of run or replay has written"
+        )
+    found = [Stored(path.parent.name, path.parent, _summary(path)) for path in paths]
+    return sorted(found, key=lambda stored: stored.summary["ops"][0]["size_bytes"] if stored.summary["ops"] else 0)
+
+
+def unfinished(folder: str | os.PathLike[str]) -> list[str]:
+    """Name the subfolders with tables and no summary: of runs that still go on, or were broken off."""
+    found = {path.parent for path in Path(folder).glob("*/*") if path.name in LEFTOVERS}
+    return sorted(path.name for path in found if not (path / SUMMARY).is_file())
+
+
+def _summary(path: Path) -> Mapping[str, Any]:
+    summary = _read_json(path)
+    if summary.get("schema") != SCHEMA or "files" not in summary:
+        raise TraceError(f"{path} is no summary of the schema {SCHEMA} beside its tables; give a folder of -o")
+    return summary
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{path} cannot be read ({error}); run again into a new folder") from None
+    if not isinstance(document, dict):
+        raise TraceError(f"{path} is no JSON object; run again into a new folder")
+    return document
