@@ -23,13 +23,14 @@
 #define MASK32 0xFFFFFFFF
 #define RUN 16 /* insertion sort up to here, then merges */
 #define AHEAD 2 /* channels whose first packets are fetched before their turn: the kernel waits for memory otherwise */
-#define PARTS_AHEAD 8 /* parts that are fetched before their turn */
+#define PARTS_AHEAD 8 /* messages of ended parts that are fetched before their turn */
 #define INDEX_BITS 31
 #define INDEX_MASK (((int64_t)1 << INDEX_BITS) - 1)
 
 /* Used before they are defined, for the order is that of kernel.py. */
 INLINE int64_t latency_bucket(fabric_state *state, int64_t domain, int64_t latency_ps);
-static void complete_part(fabric_state *state, int64_t part, int64_t message);
+static void complete_part(fabric_state *state, int64_t message, int64_t complete_ps);
+INLINE void note_way(fabric_state *state, int64_t part, int64_t serialization_ps, int64_t credit_stall_ps);
 static void fold_bins(fabric_state *state, int64_t domain);
 INLINE _Bool relays_any(fabric_state *state);
 static void copy_packet(fabric_state *state, int64_t domain, int64_t index);
@@ -214,15 +215,17 @@ INLINE void eject_packet(fabric_state *state, int64_t domain, int64_t channel, i
             answer_share(state, domain, part);
         }
         if (state->clock->defers == 1) {
-            state->complete[row->first_part + owner->num_complete].message = message;
+            complete_row *ended = &state->complete[row->first_part + owner->num_complete];
+            ended->complete_ps = end_ps;
+            ended->message = message;
             owner->num_complete += 1;
         } else {
-            complete_part(state, part, message);
+            complete_part(state, message, end_ps);
         }
     }
     if (injected_ps < 0) {
-        state->parts[part].way_propagation_ps = ~injected_ps;
-        state->parts[part].way_serialization_ps += ejection_ps;
+        note_way(state, part, ejection_ps, 0);
+        state->parts[part].way_propagation_ps = min(~injected_ps, WAY_LIMIT_PS);
         injected_ps = state->parts[part].last_injection_ps;
         if (relays_any(state) && before != NONE && state->relays[before].holder != NONE) {
             injected_ps = state->relays[before].injected_ps;
@@ -271,24 +274,40 @@ INLINE int64_t choose_output(fabric_state *state, int64_t channel, int64_t messa
     return row->first_output + state->candidates[place].output + kept_vc(state, channel);
 }
 
-/* Note why the packet that attribution follows for a part waited at a switch: seldom for more than its turn. */
+/* Note why the packet that attribution follows for a part took time on its way: at switches seldom for its turn. */
 INLINE void note_way(fabric_state *state, int64_t part, int64_t serialization_ps, int64_t credit_stall_ps)
 {
     if (serialization_ps + credit_stall_ps > 0) {
-        state->parts[part].way_serialization_ps += serialization_ps;
-        state->parts[part].way_credit_stall_ps += credit_stall_ps;
+        part_row *row = &state->parts[part];
+        row->way_serialization_ps = min(row->way_serialization_ps + serialization_ps, WAY_LIMIT_PS);
+        row->way_credit_stall_ps += credit_stall_ps;
     }
 }
 
-/* Add what a channel did in this window to the timeline; its room was at least room_bytes. */
-INLINE void note_use(fabric_state *state, int64_t domain, int64_t channel, int64_t busy_ps, int64_t stall_ps,
-                     int64_t room_bytes)
+static void leave_bin(fabric_state *state, int64_t domain, int64_t channel);
+
+/* Let what a channel records from now on belong to the bin of the window. */
+INLINE void come_to_bin(fabric_state *state, int64_t domain, int64_t channel)
 {
+    if (state->bins[channel].first_use != state->domains[domain].first_use) {
+        leave_bin(state, domain, channel);
+    }
+}
+
+/* Enter into the timeline what a channel recorded in its bin, and let it come to that of the window. */
+static void leave_bin(fabric_state *state, int64_t domain, int64_t channel)
+{
+    channel_row *row = &state->channels[channel];
     meter_row *meter = &state->meters[channel];
-    use_row *use = &state->timeline[state->domains[domain].first_use + meter->channel_class];
-    use->busy_ps += busy_ps;
-    use->credit_stall_ps += stall_ps;
-    use->peak_occupancy_bytes = max(use->peak_occupancy_bytes, meter->buffer_bytes - room_bytes);
+    use_row *use = &state->timeline[(int64_t)state->bins[channel].first_use + meter->channel_class];
+    use->busy_ps += row->busy_ps - meter->busy_ps;
+    use->credit_stall_ps += row->credit_stall_ps - meter->credit_stall_ps;
+    use->peak_occupancy_bytes = max(use->peak_occupancy_bytes, meter->buffer_bytes - row->least_room_bytes);
+    meter->busy_ps = row->busy_ps;
+    meter->credit_stall_ps = row->credit_stall_ps;
+    meter->least_room_bytes = min(meter->least_room_bytes, row->least_room_bytes);
+    row->least_room_bytes = meter->buffer_bytes;
+    state->bins[channel].first_use = state->domains[domain].first_use;
 }
 
 /* Find the bin of the timeline for the window of a domain. */
@@ -296,6 +315,11 @@ INLINE void find_bin(fabric_state *state, int64_t domain)
 {
     domain_row *owner = &state->domains[domain];
     while (owner->window_start_ps >> owner->bin_shift >= TIMELINE_BINS) {
+        int64_t first = owner->first_channel;
+        owner->first_use = domain * TIMELINE_BINS * state->clock->num_classes;
+        for (int64_t channel = first; channel < first + owner->num_channels; channel++) {
+            leave_bin(state, domain, channel);
+        }
         fold_bins(state, domain);
     }
     int64_t place = domain * TIMELINE_BINS + (owner->window_start_ps >> owner->bin_shift);
@@ -662,13 +686,14 @@ INLINE void queue_arrivals(fabric_state *state, int64_t domain, int64_t channel,
 /* Start what the queue of a switch output with one virtual channel can start before until_ps. */
 INLINE void serve_queue(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
 {
+    come_to_bin(state, domain, channel);
     channel_row *row = &state->channels[channel];
     channel_row *channels = state->channels;
     packet_row *packets = state->packets;
     duration_row *durations = state->durations;
     int64_t free_ps = row->free_ps;
     int64_t room_bytes = row->room_bytes;
-    int64_t least_room_bytes = NEVER;
+    int64_t least_room_bytes = row->least_room_bytes;
     int64_t started = 0, busy_ps = 0, bytes = 0, stall_ps = 0;
     int64_t blocked = 0;
     int64_t wake_ps = NEVER;
@@ -723,15 +748,12 @@ INLINE void serve_queue(fabric_state *state, int64_t domain, int64_t channel, in
     row->queue_first = index;
     row->free_ps = free_ps;
     row->room_bytes = room_bytes;
+    row->least_room_bytes = least_room_bytes;
     row->blocked = blocked;
-    if (started > 0) {
-        row->least_room_bytes = min(row->least_room_bytes, least_room_bytes);
-        row->packets += started;
-        row->busy_ps += busy_ps;
-        row->wire_bytes += bytes;
-        row->credit_stall_ps += stall_ps;
-        note_use(state, domain, channel, busy_ps, stall_ps, least_room_bytes);
-    }
+    row->packets += started;
+    row->busy_ps += busy_ps;
+    row->wire_bytes += bytes;
+    row->credit_stall_ps += stall_ps;
     if (adapts(state)) {
         state->backlogs[channel].queued_bytes -= bytes;
     }
@@ -817,6 +839,9 @@ static int64_t pick_vc(fabric_state *state, int64_t channel, int64_t until_ps)
 /* Start what the queues of a switch output with several virtual channels can start before until_ps. */
 static void serve_vcs(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
 {
+    for (int64_t vc = channel; vc < channel + vc_mask(state) + 1; vc++) {
+        come_to_bin(state, domain, vc);
+    }
     channel_row *server = &state->channels[channel];
     arbiter_row *arbiter = &state->arbiters[channel];
     duration_row *durations = state->durations;
@@ -851,7 +876,6 @@ static void serve_vcs(fabric_state *state, int64_t domain, int64_t channel, int6
         row->wire_bytes += durations[payload].value;
         int64_t stall_ps = start_ps - max(could_ps, server->free_ps);
         row->credit_stall_ps += stall_ps;
-        note_use(state, domain, vc, serialization_ps, stall_ps, row->room_bytes);
         started_bytes += durations[payload].value;
         server->free_ps = start_ps + serialization_ps;
         row->queue_first = packet->next;
@@ -982,11 +1006,11 @@ static void add_timer(fabric_state *state, int64_t terminal, int64_t time_ps, in
 }
 
 /* Count one share of a message as sent. */
-static void send_part(fabric_state *state, int64_t part, int64_t message)
+static void send_part(fabric_state *state, int64_t message, int64_t first_injection_ps, int64_t sent_ps)
 {
     message_row *row = &state->messages[message];
-    row->first_injection_ps = min(row->first_injection_ps, state->parts[part].first_injection_ps);
-    row->sent_ps = max(row->sent_ps, state->parts[part].sent_ps);
+    row->first_injection_ps = min(row->first_injection_ps, first_injection_ps);
+    row->sent_ps = max(row->sent_ps, sent_ps);
     row->shares_left -= 1;
     if (row->shares_left == 0) {
         add_timer(state, row->source, row->sent_ps, TIMERKIND_MESSAGE_SENT, message);
@@ -994,10 +1018,10 @@ static void send_part(fabric_state *state, int64_t part, int64_t message)
 }
 
 /* Count one share of a message as complete. */
-static void complete_part(fabric_state *state, int64_t part, int64_t message)
+static void complete_part(fabric_state *state, int64_t message, int64_t complete_ps)
 {
     message_row *row = &state->messages[message];
-    row->complete_ps = max(row->complete_ps, state->parts[part].complete_ps);
+    row->complete_ps = max(row->complete_ps, complete_ps);
     row->parts_left -= 1;
     if (row->parts_left == 0) {
         add_timer(state, row->destination, row->complete_ps, TIMERKIND_MESSAGE_COMPLETE, message);
@@ -1359,6 +1383,7 @@ INLINE void end_share(fabric_state *state, int64_t domain, int64_t injector, int
     domain_row *owner = &state->domains[domain];
     injector_row *row = &state->injectors[injector];
     int64_t message = state->shares[index].message;
+    int64_t first_injection_ps = state->shares[index].first_injection_ps;
     int64_t part = state->channels[row->channel].first_part + message;
     state->parts[part].sent_ps = sent_ps;
     if (acks(state) && state->messages[message].group == NONE) {
@@ -1374,10 +1399,13 @@ INLINE void end_share(fabric_state *state, int64_t domain, int64_t injector, int
         free_slot(state, injector, index, sent_ps);
     }
     if (state->clock->defers == 1) {
-        state->sent[part - message + owner->num_sent].message = message;
+        sent_row *ended = &state->sent[part - message + owner->num_sent];
+        ended->first_injection_ps = first_injection_ps;
+        ended->sent_ps = sent_ps;
+        ended->message = message;
         owner->num_sent += 1;
     } else {
-        send_part(state, part, message);
+        send_part(state, message, first_injection_ps, sent_ps);
     }
 }
 
@@ -1439,8 +1467,10 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
     share_row *shares = state->shares;
     duration_row *durations = state->durations;
     int64_t max_payload_bytes = state->clock->max_payload_bytes;
+    for (int64_t vc = channel; vc < channel + num_vcs; vc++) {
+        come_to_bin(state, domain, vc);
+    }
     int64_t now_ps = state->wakes[channel].wake_ps;
-    int64_t busy_ps = 0, stalled_ps = 0, least_room_bytes = NEVER;
     while (now_ps < until_ps) {
         if (server->next_message != NONE) {
             fill_slots(state, domain, injector, now_ps);
@@ -1505,7 +1535,6 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
             }
             stall_ps = now_ps - max(blocked_since(state, injector), row->free_ps);
             row->credit_stall_ps += stall_ps;
-            stalled_ps += stall_ps;
         }
         share_row *share = &shares[index];
         int64_t message = share->message;
@@ -1513,18 +1542,17 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
         channel_row *buffer = &channels[vc];
         buffer->room_bytes -= wire_bytes;
         buffer->least_room_bytes = min(buffer->least_room_bytes, buffer->room_bytes);
-        least_room_bytes = min(least_room_bytes, buffer->room_bytes);
         row->packets += 1;
         int64_t serialization_ps = durations[row->serialization_row + payload].value;
         int64_t injection_ps = durations[server->injection_row + payload].value;
-        busy_ps += serialization_ps;
+        row->busy_ps += serialization_ps;
         row->wire_bytes += wire_bytes;
         int64_t free_ps = now_ps + injection_ps;
         row->free_ps = free_ps;
         if (share->started == 0) {
             share->started = 1;
             share->stalled_before_ps = row->credit_stall_ps - min(stall_ps, now_ps - share->until_ps);
-            state->parts[row->first_part + message].first_injection_ps = now_ps;
+            share->first_injection_ps = now_ps;
         }
         int64_t injected_ps = now_ps;
         int64_t last_of = last_packet_of(state, channel, index, payload);
@@ -1560,10 +1588,6 @@ static void serve_injector(fabric_state *state, int64_t domain, int64_t channel,
         if (server->ring_first != NONE || server->waiting_first != NONE || server->next_message != NONE) {
             now_ps = free_ps;
         }
-    }
-    if (busy_ps > 0) {
-        row->busy_ps += busy_ps;
-        note_use(state, domain, channel, busy_ps, stalled_ps, least_room_bytes);
     }
     state->wakes[channel].wake_ps = now_ps;
 }
@@ -1836,23 +1860,19 @@ static void end_parts(fabric_state *state)
         int64_t end = first + row->num_sent;
         for (int64_t place = first; place < end; place++) {
             if (place + PARTS_AHEAD < end) {
-                int64_t soon = state->sent[place + PARTS_AHEAD].message;
-                PREFETCH(state->parts, first + soon);
-                PREFETCH(state->messages, soon);
+                PREFETCH(state->messages, state->sent[place + PARTS_AHEAD].message);
             }
-            int64_t message = state->sent[place].message;
-            send_part(state, first + message, message);
+            sent_row *sent = &state->sent[place];
+            send_part(state, sent->message, sent->first_injection_ps, sent->sent_ps);
         }
         row->num_sent = 0;
         end = first + row->num_complete;
         for (int64_t place = first; place < end; place++) {
             if (place + PARTS_AHEAD < end) {
-                int64_t soon = state->complete[place + PARTS_AHEAD].message;
-                PREFETCH(state->parts, first + soon);
-                PREFETCH(state->messages, soon);
+                PREFETCH(state->messages, state->complete[place + PARTS_AHEAD].message);
             }
-            int64_t message = state->complete[place].message;
-            complete_part(state, first + message, message);
+            complete_row *complete = &state->complete[place];
+            complete_part(state, complete->message, complete->complete_ps);
         }
         row->num_complete = 0;
     }

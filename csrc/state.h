@@ -4,7 +4,8 @@
 #define NEVER 4611686018427387904
 #define BANK_SHIFT 5
 #define ADAPTIVE_SLACK 4
-#define TIMELINE_BINS 256
+#define WAY_LIMIT_PS 4294967295
+#define TIMELINE_BINS 64
 #define LATENCY_SHIFT 8
 #define LATENCY_BUCKETS 128
 
@@ -134,7 +135,7 @@ typedef struct {
     int64_t busy_ps; /* recorded: sum of serialization */
     int64_t wire_bytes; /* recorded: bytes carried */
     int64_t credit_stall_ps; /* recorded: time lost waiting for room */
-    int64_t least_room_bytes; /* recorded: least room just after a start */
+    int64_t least_room_bytes; /* recorded: least room just after a start in the bin that it is in */
     uint32_t tie_key; /* H(seed, 1, place) */
     uint32_t first_part; /* parts of its plane: first row of parts */
 } channel_row;
@@ -287,6 +288,7 @@ typedef struct {
     int64_t joined; /* twice the time at which it went to the back of the ring, + 1 if it was served then */
     uint32_t message;
     uint32_t destination;
+    int64_t first_injection_ps; /* start of its first packet */
     uint32_t started; /* 1 after its first packet */
     uint32_t vc; /* virtual channel, counted from the first of its channel */
     uint32_t payload_bytes; /* payload of its packets, but the last */
@@ -334,16 +336,15 @@ typedef struct {
 
 /* parts: the share of a message on one plane: row plane * num_messages + message. Written by the plane's domain, and read when the epoch has ended. What became of its time (docs/physics.md, section 10) in two pieces, up to the start of its last packet on the first channel and on that packet's way from there */
 typedef struct {
-    int64_t first_injection_ps; /* start of its first packet */
     int64_t sent_ps; /* end of the injection time of its last packet */
     int64_t complete_ps; /* its last delivery */
     int64_t last_injection_ps; /* start of its last packet */
     int64_t endpoint_ps; /* before: wait for a slot, message overhead, slow copies */
     int64_t serialization_ps; /* before: its other packets on the first channel */
     int64_t credit_stall_ps; /* before: the first channel stood still for room */
-    int64_t way_propagation_ps; /* after: latencies */
-    int64_t way_serialization_ps; /* after: waits for slower channels before it, and its ejection */
     int64_t way_credit_stall_ps; /* after: waits for room at switches */
+    uint32_t way_propagation_ps; /* after: latencies; at most WAY_LIMIT_PS */
+    uint32_t way_serialization_ps; /* after: waits for slower channels before it, and its ejection; likewise */
 } part_row;
 
 /* counts: by row of parts; apart because each delivery counts */
@@ -353,11 +354,14 @@ typedef struct {
 
 /* sent: by row of parts: the list of a domain */
 typedef struct {
+    int64_t first_injection_ps; /* start of its first packet */
+    int64_t sent_ps; /* as in parts */
     uint32_t message;
 } sent_row;
 
 /* complete: by row of parts: the list of a domain */
 typedef struct {
+    int64_t complete_ps; /* as in parts */
     uint32_t message;
 } complete_row;
 
@@ -407,8 +411,16 @@ typedef struct {
     int64_t packets;
 } latency_row;
 
-/* meters: per channel: where and how its use is kept */
+/* bins: per channel: the bin of the timeline that it is in. What it recorded since it came there is not in the timeline yet, but is entered when the channel is served in another bin */
 typedef struct {
+    uint32_t first_use; /* first row of timeline of the bin */
+} bin_row;
+
+/* meters: per channel: what it had recorded when it came to its bin */
+typedef struct {
+    int64_t busy_ps;
+    int64_t credit_stall_ps;
+    int64_t least_room_bytes; /* least room just after a start */
     int64_t buffer_bytes; /* size of the buffer downstream */
     uint32_t channel_class;
 } meter_row;
@@ -466,6 +478,7 @@ typedef struct {
     send_row *sends;
     successor_row *successors;
     latency_row *latencies;
+    bin_row *bins;
     meter_row *meters;
     use_row *timeline;
     key_row *keys;

@@ -21,8 +21,8 @@ def check(state: State, network: Network) -> None:
 
     Room: for every channel, its free room and the packets that hold room add up to the buffer. Packets: each row is in
     one place, and those injected less those delivered are on the way. Lists: used and free rows are all rows, each
-    list is in order, and the last of each is its last. Work, between two epochs: what tasks and messages wait for
-    is what has not happened.
+    list is in order, and the last of each is its last. Timeline: it holds what the channels recorded before their bins.
+    Work, between two epochs: what tasks and messages wait for is what has not happened.
     """
     channels, domains = state.channels, state.domains
     arriving = check_inboxes(state)
@@ -38,6 +38,7 @@ def check(state: State, network: Network) -> None:
     rows = np.concatenate([waiting, returning, held, merging, *(np.array(rows, np.int64) for rows in free)])
     require(len(np.unique(rows)) == len(rows) == len(state.packets), "packets were lost or are in two places")
     check_room(state, network, np.concatenate([waiting[~made], returning, held, merging]))
+    check_timeline(state)
     check_backlogs(state)
     check_packets(state, network, waiting)
     check_slots(state)
@@ -119,10 +120,30 @@ def check_room(state: State, network: Network, holders: Int64) -> None:
     np.add.at(held, packets["channel"], state.durations["value"][packets["payload_bytes"]])
     wrong = np.flatnonzero(held + channels["room_bytes"] != network.channels.buffer_bytes)
     require(len(wrong) == 0, f"the room of channel {wrong[:1]} and the packets that hold it are not its buffer")
-    require(
-        bool((channels["room_bytes"] >= channels["least_room_bytes"]).all()), "a channel had less room than its least"
-    )
-    require(bool((channels["least_room_bytes"] >= 0).all()), "a buffer overflowed")
+    least_room_bytes = np.minimum(channels["least_room_bytes"], state.meters["least_room_bytes"])
+    require(bool((channels["room_bytes"] >= least_room_bytes).all()), "a channel had less room than its least")
+    require(bool((least_room_bytes >= 0).all()), "a buffer overflowed")
+
+
+def check_timeline(state: State) -> None:
+    """Hold what is in the timeline against what the channels had recorded when they came to their bins."""
+    channels, meters = state.channels, state.meters
+    shape = len(state.domains), -1, int(state.clock["num_classes"][0])
+    domain = np.repeat(np.arange(len(state.domains)), state.domains["num_channels"])
+    place = domain, meters["channel_class"]
+    for name in ("busy_ps", "credit_stall_ps"):
+        entered = np.zeros((shape[0], shape[2]), np.int64)
+        np.add.at(entered, place, meters[name])
+        found = state.timeline[name].reshape(shape).sum(axis=1)
+        require(np.array_equal(found, entered), f"the timeline and the channels differ in {name}")
+        require(bool((meters[name] <= channels[name]).all()), f"a channel has less {name} than when it came to its bin")
+    peak_bytes = np.zeros((shape[0], shape[2]), np.int64)
+    np.maximum.at(peak_bytes, place, meters["buffer_bytes"] - meters["least_room_bytes"])
+    found = state.timeline["peak_occupancy_bytes"].reshape(shape).max(axis=1)
+    require(np.array_equal(found, peak_bytes), "the timeline and the channels differ in their largest occupancy")
+    for rows in (channels, meters):
+        over = rows["least_room_bytes"] > meters["buffer_bytes"]
+        require(not over.any(), "a channel had more room than its buffer")
 
 
 def check_backlogs(state: State) -> None:

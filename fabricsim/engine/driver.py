@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fabricsim.engine import backends
 from fabricsim.engine.changes import Change, change_network
 from fabricsim.engine.checkpoint import load_state
-from fabricsim.engine.layout import LATENCY_ROWS, NEVER, TIMELINE_BINS, Code, Part, State
+from fabricsim.engine.layout import LATENCY_ROWS, NEVER, TIMELINE_BINS, Code, Part, Rows, State
 from fabricsim.engine.stall import describe_stall
 from fabricsim.engine.state import LIMIT_PS, allocate, grow, is_plain, total_packets
 from fabricsim.engine.threads import Threads, threads_of_run
@@ -303,7 +303,9 @@ class Simulation:
     def figures(self) -> RunFigures:
         """Return what the kernel recorded so far of the run as a whole."""
         channels = self.state.channels.reshape(-1, self.network.vcs.count)
-        occupied_bytes = self.network.channels.buffer_bytes.reshape(channels.shape) - channels["least_room_bytes"]
+        meters = self.state.meters.reshape(channels.shape)
+        least_room_bytes = np.minimum(channels["least_room_bytes"], meters["least_room_bytes"])
+        occupied_bytes = self.network.channels.buffer_bytes.reshape(channels.shape) - least_room_bytes
         domain_latency_counts = self.state.latencies["packets"].reshape(-1, LATENCY_ROWS).astype(np.int64)
         return RunFigures(
             channel_busy_ps=channels["busy_ps"].sum(axis=1),
@@ -327,11 +329,22 @@ class Simulation:
         )
 
 
+def with_open_bins(state: State) -> Rows:
+    """Return the timeline with what channels recorded in the bins that they are in."""
+    channels, meters, timeline = state.channels, state.meters, state.timeline.copy()
+    row = state.bins["first_use"].astype(np.int64) + meters["channel_class"]
+    for name in ("busy_ps", "credit_stall_ps"):
+        np.add.at(timeline[name], row, channels[name] - meters[name])
+    occupied_bytes = meters["buffer_bytes"] - channels["least_room_bytes"]
+    np.maximum.at(timeline["peak_occupancy_bytes"], row, occupied_bytes)
+    return timeline
+
+
 def timeline_of(state: State) -> Timeline:
     """Return the timeline up to its last start, at least one bin; all are as long as the longest of a domain."""
     shift = int(state.domains["bin_shift"].max())
     shape = len(state.domains), TIMELINE_BINS, int(state.clock["num_classes"][0])
-    tables = state.timeline.reshape(shape)
+    tables = with_open_bins(state).reshape(shape)
     merged = np.zeros(shape, tables.dtype)
     for domain, table in enumerate(tables):
         into = np.arange(TIMELINE_BINS) >> (shift - int(state.domains["bin_shift"][domain]))

@@ -51,6 +51,7 @@ else:
 # The jit takes enum members for objects. It takes plain integers for literals, types of their own, and would compile a
 # function again for each; 64-bit integers it takes for what they are.
 ZERO, NONE, NEVER = int64(0), int64(layout.NONE), int64(layout.NEVER)
+WAY_LIMIT_PS = int64(layout.WAY_LIMIT_PS)
 SLICE, DONE, STALLED = int64(Code.SLICE), int64(Code.DONE), int64(Code.STALLED)
 PACKETS_FULL, TIME_LIMIT = int64(Code.PACKETS_FULL), int64(Code.TIME_LIMIT)
 NEED_WORK, HALT = int64(Code.NEED_WORK), int64(Code.HALT)
@@ -230,13 +231,15 @@ def eject_packet(
         if acks(state):
             answer_share(state, domain, part)
         if state.clock[0]["defers"] == 1:
-            state.complete[int64(row["first_part"]) + int64(owner["num_complete"])]["message"] = message
+            ended = state.complete[int64(row["first_part"]) + int64(owner["num_complete"])]
+            ended["complete_ps"] = end_ps
+            ended["message"] = message
             owner["num_complete"] += 1
         else:
-            complete_part(state, part, message)
+            complete_part(state, message, end_ps)
     if injected_ps < 0:
-        state.parts[part]["way_propagation_ps"] = ~injected_ps
-        state.parts[part]["way_serialization_ps"] += ejection_ps
+        note_way(state, part, ejection_ps, ZERO)
+        state.parts[part]["way_propagation_ps"] = min(~injected_ps, WAY_LIMIT_PS)
         injected_ps = state.parts[part]["last_injection_ps"]
         if not PLAIN and relays_any(state) and before != NONE and state.relays[before]["holder"] != NONE:
             injected_ps = state.relays[before]["injected_ps"]
@@ -280,20 +283,34 @@ def choose_output(state: State, channel: int, message: int, destination: int) ->
 
 @jit
 def note_way(state: State, part: int, serialization_ps: int, credit_stall_ps: int) -> None:
-    """Note why the packet that attribution follows for a part waited at a switch: seldom for more than its turn."""
+    """Note why the packet that attribution follows for a part took time on its way: at switches seldom for its turn."""
     if serialization_ps + credit_stall_ps > 0:
-        state.parts[part]["way_serialization_ps"] += serialization_ps
-        state.parts[part]["way_credit_stall_ps"] += credit_stall_ps
+        row = state.parts[part]
+        row["way_serialization_ps"] = min(int64(row["way_serialization_ps"]) + serialization_ps, WAY_LIMIT_PS)
+        row["way_credit_stall_ps"] += credit_stall_ps
 
 
 @jit
-def note_use(state: State, domain: int, channel: int, busy_ps: int, stall_ps: int, room_bytes: int) -> None:
-    """Add what *channel* did in this window to the timeline; its room was at least *room_bytes*."""
+def come_to_bin(state: State, domain: int, channel: int) -> None:
+    """Let what *channel* records from now on belong to the bin of the window."""
+    if state.bins[channel]["first_use"] != state.domains[domain]["first_use"]:
+        leave_bin(state, domain, channel)
+
+
+@jit
+def leave_bin(state: State, domain: int, channel: int) -> None:
+    """Enter into the timeline what *channel* recorded in its bin, and let it come to that of the window."""
+    row = state.channels[channel]
     meter = state.meters[channel]
-    use = state.timeline[state.domains[domain]["first_use"] + int64(meter["channel_class"])]
-    use["busy_ps"] += busy_ps
-    use["credit_stall_ps"] += stall_ps
-    use["peak_occupancy_bytes"] = max(use["peak_occupancy_bytes"], meter["buffer_bytes"] - room_bytes)
+    use = state.timeline[int64(state.bins[channel]["first_use"]) + int64(meter["channel_class"])]
+    use["busy_ps"] += row["busy_ps"] - meter["busy_ps"]
+    use["credit_stall_ps"] += row["credit_stall_ps"] - meter["credit_stall_ps"]
+    use["peak_occupancy_bytes"] = max(use["peak_occupancy_bytes"], meter["buffer_bytes"] - row["least_room_bytes"])
+    meter["busy_ps"] = row["busy_ps"]
+    meter["credit_stall_ps"] = row["credit_stall_ps"]
+    meter["least_room_bytes"] = min(meter["least_room_bytes"], row["least_room_bytes"])
+    row["least_room_bytes"] = meter["buffer_bytes"]
+    state.bins[channel]["first_use"] = state.domains[domain]["first_use"]
 
 
 @jit
@@ -301,6 +318,10 @@ def find_bin(state: State, domain: int) -> None:
     """Find the bin of the timeline for the window of a domain."""
     owner = state.domains[domain]
     while owner["window_start_ps"] >> owner["bin_shift"] >= TIMELINE_BINS:
+        first = owner["first_channel"]
+        owner["first_use"] = domain * TIMELINE_BINS * state.clock[0]["num_classes"]
+        for channel in range(first, first + owner["num_channels"]):
+            leave_bin(state, domain, channel)
         fold_bins(state, domain)
     place = domain * TIMELINE_BINS + (owner["window_start_ps"] >> owner["bin_shift"])
     owner["first_use"] = place * state.clock[0]["num_classes"]
@@ -662,13 +683,14 @@ def queue_arrivals(state: State, domain: int, channel: int, inbox_index: int, wi
 @jit
 def serve_queue(state: State, domain: int, channel: int, until_ps: int) -> None:
     """Start what the queue of a switch output with one virtual channel can start before *until_ps*."""
+    come_to_bin(state, domain, channel)
     row = state.channels[channel]
     channels = state.channels
     packets = state.packets
     durations = state.durations
     free_ps = row["free_ps"]
     room_bytes = row["room_bytes"]
-    least_room_bytes = NEVER
+    least_room_bytes = row["least_room_bytes"]
     started, busy_ps, bytes_, stall_ps = ZERO, ZERO, ZERO, ZERO
     blocked = ZERO
     wake_ps = NEVER
@@ -723,14 +745,12 @@ def serve_queue(state: State, domain: int, channel: int, until_ps: int) -> None:
     row["queue_first"] = index
     row["free_ps"] = free_ps
     row["room_bytes"] = room_bytes
+    row["least_room_bytes"] = least_room_bytes
     row["blocked"] = blocked
-    if started > 0:
-        row["least_room_bytes"] = min(row["least_room_bytes"], least_room_bytes)
-        row["packets"] += started
-        row["busy_ps"] += busy_ps
-        row["wire_bytes"] += bytes_
-        row["credit_stall_ps"] += stall_ps
-        note_use(state, domain, channel, busy_ps, stall_ps, least_room_bytes)
+    row["packets"] += started
+    row["busy_ps"] += busy_ps
+    row["wire_bytes"] += bytes_
+    row["credit_stall_ps"] += stall_ps
     if adapts(state):
         state.backlogs[channel]["queued_bytes"] -= bytes_
     state.wakes[channel]["wake_ps"] = wake_ps
@@ -803,6 +823,8 @@ def pick_vc(state: State, channel: int, until_ps: int) -> int:
 @jit
 def serve_vcs(state: State, domain: int, channel: int, until_ps: int) -> None:
     """Start what the queues of a switch output with several virtual channels can start before *until_ps*."""
+    for vc in range(channel, channel + vc_mask(state) + 1):
+        come_to_bin(state, domain, vc)
     server = state.channels[channel]
     arbiter = state.arbiters[channel]
     durations = state.durations
@@ -833,7 +855,6 @@ def serve_vcs(state: State, domain: int, channel: int, until_ps: int) -> None:
         row["wire_bytes"] += durations[payload]["value"]
         stall_ps = start_ps - max(could_ps, server["free_ps"])
         row["credit_stall_ps"] += stall_ps
-        note_use(state, domain, vc, serialization_ps, stall_ps, row["room_bytes"])
         started_bytes += durations[payload]["value"]
         server["free_ps"] = start_ps + serialization_ps
         row["queue_first"] = packet["next"]
@@ -961,21 +982,21 @@ def add_timer(state: State, terminal: int, time_ps: int, kind: int, subject: int
 
 
 @jit
-def send_part(state: State, part: int, message: int) -> None:
+def send_part(state: State, message: int, first_injection_ps: int, sent_ps: int) -> None:
     """Count one share of a message as sent."""
     row = state.messages[message]
-    row["first_injection_ps"] = min(row["first_injection_ps"], state.parts[part]["first_injection_ps"])
-    row["sent_ps"] = max(row["sent_ps"], state.parts[part]["sent_ps"])
+    row["first_injection_ps"] = min(row["first_injection_ps"], first_injection_ps)
+    row["sent_ps"] = max(row["sent_ps"], sent_ps)
     row["shares_left"] -= 1
     if row["shares_left"] == 0:
         add_timer(state, int64(row["source"]), row["sent_ps"], MESSAGE_SENT, message)
 
 
 @jit
-def complete_part(state: State, part: int, message: int) -> None:
+def complete_part(state: State, message: int, complete_ps: int) -> None:
     """Count one share of a message as complete."""
     row = state.messages[message]
-    row["complete_ps"] = max(row["complete_ps"], state.parts[part]["complete_ps"])
+    row["complete_ps"] = max(row["complete_ps"], complete_ps)
     row["parts_left"] -= 1
     if row["parts_left"] == 0:
         add_timer(state, int64(row["destination"]), row["complete_ps"], MESSAGE_COMPLETE, message)
@@ -1300,6 +1321,7 @@ def end_share(state: State, domain: int, injector: int, index: int, sent_ps: int
     owner = state.domains[domain]
     row = state.injectors[injector]
     message = int64(state.shares[index]["message"])
+    first_injection_ps = state.shares[index]["first_injection_ps"]
     part = state.channels[row["channel"]]["first_part"] + message
     state.parts[part]["sent_ps"] = sent_ps
     if acks(state) and state.messages[message]["group"] == NONE:
@@ -1313,10 +1335,13 @@ def end_share(state: State, domain: int, injector: int, index: int, sent_ps: int
     else:
         free_slot(state, injector, index, sent_ps)
     if state.clock[0]["defers"] == 1:
-        state.sent[part - message + int64(owner["num_sent"])]["message"] = message
+        ended = state.sent[part - message + int64(owner["num_sent"])]
+        ended["first_injection_ps"] = first_injection_ps
+        ended["sent_ps"] = sent_ps
+        ended["message"] = message
         owner["num_sent"] += 1
     else:
-        send_part(state, part, message)
+        send_part(state, message, first_injection_ps, sent_ps)
 
 
 @jit
@@ -1379,8 +1404,9 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
     shares = state.shares
     durations = state.durations
     max_payload_bytes = state.clock[0]["max_payload_bytes"]
+    for vc in range(channel, channel + num_vcs):
+        come_to_bin(state, domain, vc)
     now_ps = state.wakes[channel]["wake_ps"]
-    busy_ps, stalled_ps, least_room_bytes = ZERO, ZERO, NEVER
     while now_ps < until_ps:
         if server["next_message"] != NONE:
             fill_slots(state, domain, injector, now_ps)
@@ -1432,25 +1458,23 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
                 channels[vc]["blocked"] = 0
             stall_ps = now_ps - max(blocked_since(state, injector), row["free_ps"])
             row["credit_stall_ps"] += stall_ps
-            stalled_ps += stall_ps
         share = shares[index]
         message = int64(share["message"])
         vc = vc_of_share(state, channel, index)
         buffer = channels[vc]
         buffer["room_bytes"] -= wire_bytes
         buffer["least_room_bytes"] = min(buffer["least_room_bytes"], buffer["room_bytes"])
-        least_room_bytes = min(least_room_bytes, buffer["room_bytes"])
         row["packets"] += 1
         serialization_ps = durations[row["serialization_row"] + payload]["value"]
         injection_ps = durations[server["injection_row"] + payload]["value"]
-        busy_ps += serialization_ps
+        row["busy_ps"] += serialization_ps
         row["wire_bytes"] += wire_bytes
         free_ps = now_ps + injection_ps
         row["free_ps"] = free_ps
         if share["started"] == 0:
             share["started"] = 1
             share["stalled_before_ps"] = row["credit_stall_ps"] - min(stall_ps, now_ps - share["until_ps"])
-            state.parts[row["first_part"] + message]["first_injection_ps"] = now_ps
+            share["first_injection_ps"] = now_ps
         injected_ps = now_ps
         last_of = last_packet_of(state, channel, index, payload)
         if last_of != NONE:
@@ -1479,9 +1503,6 @@ def serve_injector(state: State, domain: int, channel: int, until_ps: int) -> No
         now_ps = NEVER
         if server["ring_first"] != NONE or server["waiting_first"] != NONE or server["next_message"] != NONE:
             now_ps = free_ps
-    if busy_ps > 0:
-        row["busy_ps"] += busy_ps
-        note_use(state, domain, channel, busy_ps, stalled_ps, least_room_bytes)
     state.wakes[channel]["wake_ps"] = now_ps
 
 
@@ -1701,12 +1722,12 @@ def end_parts(state: State) -> None:
         row = state.domains[domain]
         first = domain * clock["num_messages"]  # its parts, for it is a plane
         for place in range(first, first + int64(row["num_sent"])):
-            message = int64(state.sent[place]["message"])
-            send_part(state, first + message, message)
+            sent = state.sent[place]
+            send_part(state, int64(sent["message"]), sent["first_injection_ps"], sent["sent_ps"])
         row["num_sent"] = 0
         for place in range(first, first + int64(row["num_complete"])):
-            message = int64(state.complete[place]["message"])
-            complete_part(state, first + message, message)
+            complete = state.complete[place]
+            complete_part(state, int64(complete["message"]), complete["complete_ps"])
         row["num_complete"] = 0
 
 

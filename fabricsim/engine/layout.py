@@ -28,7 +28,8 @@ LINE_BYTES = 64  #: a cache line: two threads that write into one wait for each 
 LATENCY_SHIFT = 8  #: a latency keeps its 8 leading bits in the histogram: buckets are at most 1/128 wide
 LATENCY_BUCKETS = 1 << (LATENCY_SHIFT - 1)  #: buckets per doubling of the latency
 LATENCY_ROWS = LATENCY_BUCKETS * 64  #: buckets of one domain
-TIMELINE_BINS = 256  #: bins of equal length in which the use of channels is kept; even
+WAY_LIMIT_PS = NONE  #: 4.3 ms: latencies and serialization on a packet's way beyond that count as queueing
+TIMELINE_BINS = 64  #: bins of equal length in which the use of channels is kept; even
 
 
 class Code(IntEnum):
@@ -232,7 +233,7 @@ TABLES = (
             Field("busy_ps", "i8", "recorded: sum of serialization"),
             Field("wire_bytes", "i8", "recorded: bytes carried"),
             Field("credit_stall_ps", "i8", "recorded: time lost waiting for room"),
-            Field("least_room_bytes", "i8", "recorded: least room just after a start"),
+            Field("least_room_bytes", "i8", "recorded: least room just after a start in the bin that it is in"),
             Field("tie_key", "u4", "H(seed, 1, place)"),
             Field("first_part", "u4", "parts of its plane: first row of parts"),
         ),
@@ -430,6 +431,7 @@ TABLES = (
             Field("joined", "i8", "twice the time at which it went to the back of the ring, + 1 if it was served then"),
             Field("message", "u4", ""),
             Field("destination", "u4", ""),
+            Field("first_injection_ps", "i8", "start of its first packet"),
             Field("started", "u4", "1 after its first packet"),
             Field("vc", "u4", "virtual channel, counted from the first of its channel"),
             Field("payload_bytes", "u4", "payload of its packets, but the last"),
@@ -493,17 +495,20 @@ TABLES = (
         "read when the epoch has ended. What became of its time (docs/physics.md, section 10) in two pieces, up to the "
         "start of its last packet on the first channel and on that packet's way from there",
         (
-            Field("first_injection_ps", "i8", "start of its first packet"),
+            # One cache line, which a share needs twice: at the start of its last packet, and at that one's ejection.
             Field("sent_ps", "i8", "end of the injection time of its last packet"),
             Field("complete_ps", "i8", "its last delivery"),
             Field("last_injection_ps", "i8", "start of its last packet"),
             Field("endpoint_ps", "i8", "before: wait for a slot, message overhead, slow copies"),
             Field("serialization_ps", "i8", "before: its other packets on the first channel"),
             Field("credit_stall_ps", "i8", "before: the first channel stood still for room"),
-            Field("way_propagation_ps", "i8", "after: latencies"),
-            Field("way_serialization_ps", "i8", "after: waits for slower channels before it, and its ejection"),
             Field("way_credit_stall_ps", "i8", "after: waits for room at switches"),
+            Field("way_propagation_ps", "u4", "after: latencies; at most WAY_LIMIT_PS"),
+            Field(
+                "way_serialization_ps", "u4", "after: waits for slower channels before it, and its ejection; likewise"
+            ),
         ),
+        own_lines=True,
     ),
     Table(
         "counts",
@@ -511,8 +516,22 @@ TABLES = (
         "by row of parts; apart because each delivery counts",
         (Field("packets_left", "u4", "not yet delivered"),),
     ),
-    Table("sent", "sent_row", "by row of parts: the list of a domain", (Field("message", "u4", ""),)),
-    Table("complete", "complete_row", "by row of parts: the list of a domain", (Field("message", "u4", ""),)),
+    Table(
+        "sent",
+        "sent_row",
+        "by row of parts: the list of a domain",
+        (
+            Field("first_injection_ps", "i8", "start of its first packet"),
+            Field("sent_ps", "i8", "as in parts"),
+            Field("message", "u4", ""),
+        ),
+    ),
+    Table(
+        "complete",
+        "complete_row",
+        "by row of parts: the list of a domain",
+        (Field("complete_ps", "i8", "as in parts"), Field("message", "u4", "")),
+    ),
     Table(
         "acks",
         "ack_row",
@@ -559,10 +578,20 @@ TABLES = (
         (Field("packets", "i8", ""),),
     ),
     Table(
+        "bins",
+        "bin_row",
+        "per channel: the bin of the timeline that it is in. What it recorded since it came there is not in the "
+        "timeline yet, but is entered when the channel is served in another bin",
+        (Field("first_use", "u4", "first row of timeline of the bin"),),
+    ),
+    Table(
         "meters",
         "meter_row",
-        "per channel: where and how its use is kept",
+        "per channel: what it had recorded when it came to its bin",
         (
+            Field("busy_ps", "i8", ""),
+            Field("credit_stall_ps", "i8", ""),
+            Field("least_room_bytes", "i8", "least room just after a start"),
             Field("buffer_bytes", "i8", "size of the buffer downstream"),
             Field("channel_class", "u4", ""),
         ),
@@ -625,6 +654,7 @@ class State(NamedTuple):
     sends: Rows
     successors: Rows
     latencies: Rows
+    bins: Rows
     meters: Rows
     timeline: Rows
     keys: Rows
@@ -643,7 +673,7 @@ def c_header() -> str:
     """Return the text of ``csrc/state.h``: constants, codes, one struct per table, the state."""
     lines = [_HEADER, f"#define NONE {NONE}", f"#define NEVER {NEVER}", f"#define BANK_SHIFT {BANK_SHIFT}"]
     lines += [f"#define ADAPTIVE_SLACK {ADAPTIVE_SLACK}"]
-    lines += [f"#define TIMELINE_BINS {TIMELINE_BINS}"]
+    lines += [f"#define WAY_LIMIT_PS {WAY_LIMIT_PS}", f"#define TIMELINE_BINS {TIMELINE_BINS}"]
     lines += [f"#define LATENCY_SHIFT {LATENCY_SHIFT}", f"#define LATENCY_BUCKETS {LATENCY_BUCKETS}", ""]
     enums: tuple[Any, ...] = (Code, Part, TimerKind, Routing, Arbitration)
     for enum in enums:

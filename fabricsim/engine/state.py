@@ -125,7 +125,10 @@ def allocate(
     domains = domain_rows(network, starts, defers)
     clock["num_domains"] = len(domains)
     domains["bin_shift"] = shift
+    domains["first_use"] = np.arange(len(domains)) * TIMELINE_BINS * len(network.channel_class_names)
+    bins = column("bins", "first_use", np.repeat(domains["first_use"], domains["num_channels"]))
     meters = column("meters", "buffer_bytes", network.channels.buffer_bytes)
+    meters["least_room_bytes"] = network.channels.buffer_bytes
     meters["channel_class"] = network.channels.channel_class
     injectors["domain"] = network.channels.plane[injectors["channel"]] if defers else 0
     shares = share_rows(network, domains, injectors, int(np.count_nonzero(messages["share_bytes"])))
@@ -178,6 +181,7 @@ def allocate(
         sends=sends,
         successors=successors,
         latencies=rows("latencies", LATENCY_ROWS * len(domains)),
+        bins=bins,
         meters=meters,
         timeline=rows("timeline", TIMELINE_BINS * len(domains) * len(network.channel_class_names)),
         keys=rows("keys", scratch),

@@ -87,10 +87,10 @@ def assert_parts_add_up(record: RunRecord) -> None:
 
 
 def assert_same_timeline(timeline: Timeline, expected: OracleResult) -> None:
-    """Every start is in its bin; bins are a power of two in length, and no more than 256."""
+    """Every start is in its bin; bins are a power of two in length, and no more than 64."""
     num_domains, _, num_bins = timeline.busy_ps.shape
     assert timeline.bin_ps & (timeline.bin_ps - 1) == 0
-    assert num_bins <= 256
+    assert num_bins <= 64
     busy_ps, stall_ps = np.zeros_like(timeline.busy_ps), np.zeros_like(timeline.busy_ps)
     occupancy_bytes = np.zeros_like(timeline.busy_ps)
     for use in expected.uses:

@@ -25,6 +25,7 @@ Int64 = npt.NDArray[np.int64]
 
 MASK = 0xFFFFFFFF
 USE_TIE, USE_FLOW, USE_FIRST_PLANE = 1, 2, 4
+WAY_LIMIT_PS = 2**32 - 1
 
 
 def mix32(x: int) -> int:
@@ -148,8 +149,8 @@ class Message:
         return self.with_queueing(
             self.complete_ps,
             start.endpoint_ps,
-            start.serialization_ps + way.way_serialization_ps,
-            way.way_propagation_ps,
+            start.serialization_ps + min(way.way_serialization_ps, WAY_LIMIT_PS),
+            min(way.way_propagation_ps, WAY_LIMIT_PS),
             start.credit_stall_ps + way.way_credit_stall_ps,
         )
 
