@@ -15,12 +15,17 @@ from fabricsim.errors import ConfigError
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a binary file for writing that appears under its name only once it is complete and on disk.
 
-    Whatever ends the block early leaves an older file of that name untouched, and no part of a new one. Raises
-    ``ConfigError`` that names the file where it cannot be written.
+    Whatever ends the block early leaves an older file of that name untouched, and no part of a new one. A link stays a
+    link: what it points to is written. Into what is no file, such as a pipe or /dev/null, the bytes go as they come.
+    Raises ``ConfigError`` that names the file where it cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     part = path.with_name(path.name + ".part")
     try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as sink:
+                yield sink
+            return
         with part.open("wb") as sink:
             yield sink
             sink.flush()

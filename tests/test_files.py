@@ -44,3 +44,22 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyt
         with whole_file(tmp_path / "x") as sink:
             sink.write(b"new")
     assert os.listdir(tmp_path) == []
+
+
+def test_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
+    """A link is followed; a pipe gets the bytes, and is not replaced by a file."""
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    with whole_file(link) as sink:
+        sink.write(b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with whole_file(pipe) as sink:
+        sink.write(b"new")
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe", "target"]

@@ -31,15 +31,20 @@ OWN_CGROUP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def default_threads() -> int:
-    """Return how many threads to use unless told: ``SLURM_CPUS_PER_TASK``, else the CPUs that this process may use.
-
-    Those are the CPUs that it may run on, and no more than the time on them that its control group is given.
-    """
+    """Return how many threads to use unless told: ``SLURM_CPUS_PER_TASK``, but no more than ``most_threads``."""
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if given:
-        if not given.isdecimal() or int(given) == 0:
-            raise ConfigError(f"SLURM_CPUS_PER_TASK is {given!r}, not a number of CPUs; correct it or give --threads")
-        return int(given)
+    if given and (not given.isdecimal() or int(given) == 0):
+        raise ConfigError(f"SLURM_CPUS_PER_TASK is {given!r}, not a number of CPUs; correct it or give --threads")
+    return min(int(given), most_threads()) if given else most_threads()
+
+
+def threads_at_hand(asked: int | None) -> int | None:
+    """Return what was asked for, but no more than ``most_threads``: others would only be in the way."""
+    return None if asked is None else min(asked, most_threads())
+
+
+def most_threads() -> int:
+    """Return how many CPUs this process may use: those that it may run on, and its control group's time on them."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return math.ceil(min(cpus, cgroup_cpus()))
 

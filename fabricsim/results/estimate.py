@@ -17,7 +17,7 @@ from fabricsim.engine.folding import fold as fold_planes
 from fabricsim.engine.layout import State
 from fabricsim.engine.placement import Placement, terminal_of_rank
 from fabricsim.engine.state import allocate
-from fabricsim.engine.threads import threads_of_run
+from fabricsim.engine.threads import threads_at_hand, threads_of_run
 from fabricsim.fabrics import FabricSpec
 from fabricsim.fabrics.faults import Fault, read_faults
 from fabricsim.fabrics.network import Network
@@ -237,7 +237,7 @@ def estimate(
         workload=workload,
         kernel=chosen,
         kernel_reason=reason,
-        threads=threads_of_run(threads, len(state.domains)),
+        threads=threads_of_run(threads_at_hand(threads), len(state.domains)),
         folded=folding.folded,
         folding=folding.words,
         messages=messages,

@@ -13,6 +13,7 @@ from fabricsim.engine.driver import Progress, run_blocks
 from fabricsim.engine.folding import Folding, unfolded
 from fabricsim.engine.folding import fold as fold_planes
 from fabricsim.engine.placement import Int32, Placement, placement_name, terminal_of_rank
+from fabricsim.engine.threads import threads_at_hand
 from fabricsim.errors import ConfigError, StallError
 from fabricsim.fabrics import FabricSpec, load_fabric
 from fabricsim.fabrics.faults import Fault, read_faults
@@ -317,7 +318,7 @@ def execute(
             terminal_of_rank=terminals,
             seed=run.seed,
             kernel=kernel,
-            threads=threads,
+            threads=threads_at_hand(threads),
             changes=run.changes,
             progress=progress,
             keeper=keeper,

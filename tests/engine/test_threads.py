@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fabricsim as fs
 from fabricsim.engine import backends, threads
 from fabricsim.engine.check import check
 from fabricsim.engine.driver import RunRecord, Simulation
 from fabricsim.engine.layout import Code, State
 from fabricsim.engine.state import is_plain
-from fabricsim.engine.threads import Threads, default_threads, threads_of_run
+from fabricsim.engine.threads import Threads, default_threads, threads_at_hand, threads_of_run
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics import load_fabric
 from fabricsim.workloads.collectives import collective
@@ -67,9 +68,19 @@ def _no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_slurm_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inside a Slurm job the default is the number of CPUs per task, whatever else the machine has."""
+    """Inside a Slurm job the default is the number of CPUs per task, but no more than the process may use."""
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
-    assert default_threads() == 3
+    for cpus, found in ((8, 3), (2, 2)):
+        monkeypatch.setattr(threads, "most_threads", lambda cpus=cpus: cpus)
+        assert default_threads() == found
+
+
+def test_no_more_threads_than_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More threads than CPUs that the process may use would only be in the way: a run takes what there is."""
+    monkeypatch.setattr(threads, "most_threads", lambda: 4)
+    assert [threads_at_hand(asked) for asked in (None, 3, 4, 64)] == [None, 3, 4, 4]
+    result = fs.simulate("nvl72", fs.collective("all_to_all", size="1MiB", ranks=8), threads=18, fold=False)
+    assert result.record.threads == 4
 
 
 @pytest.mark.usefixtures("_no_slurm")
@@ -129,6 +140,7 @@ def test_fewer_than_one_thread_is_refused(asked: int) -> None:
 def test_a_run_has_at_most_a_thread_per_plane(monkeypatch: pytest.MonkeyPatch) -> None:
     """More threads than planes would be idle; the flag counts before Slurm, and Slurm where there is no flag."""
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
+    monkeypatch.setattr(threads, "most_threads", lambda: 8)
     assert [threads_of_run(asked, 7) for asked in (None, 1, 6, 100)] == [5, 1, 6, 7]
     network = load_fabric("nvl72").network()
     schedule = collective("send_recv", size="1KiB", ranks=2)
