@@ -10,6 +10,9 @@ from typing import BinaryIO
 
 from fabricsim.errors import ConfigError
 
+#: Given as a file: standard output in its place, where a command has that.
+STDOUT = "-"
+
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:

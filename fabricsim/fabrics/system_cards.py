@@ -31,6 +31,18 @@ FigureName = Literal[
     "price_MUSD",
 ]
 FIGURES: tuple[FigureName, ...] = get_args(FigureName)
+#: The same in words, in the order in which tables have them.
+FIGURE_LABELS: dict[FigureName, str] = {
+    "accelerators": "accelerators",
+    "cpus": "CPUs",
+    "racks": "racks",
+    "bf16_PFLOPS": "BF16 (PFLOPS)",
+    "accelerator_bf16_TFLOPS": "BF16 per accelerator (TFLOPS)",
+    "accelerator_memory_GB": "memory per accelerator (GB)",
+    "accelerator_memory_TBps": "memory per accelerator (TB/s)",
+    "power_kW": "power (kW)",
+    "price_MUSD": "price (million USD)",
+}
 
 
 class Report(Table):

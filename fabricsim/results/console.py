@@ -23,6 +23,8 @@ from rich.text import Text
 
 from fabricsim.errors import ConfigError
 from fabricsim.fabrics.spec import UNLIMITED
+from fabricsim.fabrics.system_cards import FIGURE_LABELS
+from fabricsim.files import STDOUT as STDOUT
 from fabricsim.files import whole_file
 from fabricsim.results.documents import json_bytes
 from fabricsim.results.metrics import PS_PER_US
@@ -52,21 +54,7 @@ _MAX_HOTTEST = 3
 #: Of faults that end alike this many are named.
 _MAX_NAMES = 3
 
-STDOUT = "-"
-
 _WHERE_FROM = "fabricsim fabrics NAME says where every number of a fabric is from."
-#: Figures of a system card, by their keys.
-_CARD_LABELS = {
-    "accelerators": "accelerators",
-    "cpus": "CPUs",
-    "racks": "racks",
-    "bf16_PFLOPS": "BF16 (PFLOPS)",
-    "accelerator_bf16_TFLOPS": "BF16 per accelerator (TFLOPS)",
-    "accelerator_memory_GB": "memory per accelerator (GB)",
-    "accelerator_memory_TBps": "memory per accelerator (TB/s)",
-    "power_kW": "power (kW)",
-    "price_MUSD": "price (million USD)",
-}
 
 
 def answer(
@@ -308,7 +296,7 @@ def systems_answer(document: Mapping[str, Any]) -> RenderableType:
 def _systems(systems: Sequence[Mapping[str, Any]]) -> Table:
     table = _table(("", "", "left"), *((system["fabric"], "") for system in systems))
     table.add_row("published", style="bold")
-    for key, label in _CARD_LABELS.items():
+    for key, label in FIGURE_LABELS.items():
         table.add_row(
             f"  {label}",
             *(_span(None if (card := s["card"]) is None else card["figures"][key], _plain) for s in systems),
@@ -320,8 +308,8 @@ def _systems(systems: Sequence[Mapping[str, Any]]) -> Table:
     table.add_row("  lower bound over time (%)", *(_percent(run["efficiency"]) for run in runs))
     table.add_row("  GB/s per accelerator", *(_number(run["GBps_per_accelerator"]) for run in runs))
     table.add_row("  GB/s in all", *(_number(run["total_GBps"]) for run in runs))
-    for key, label in (("rack", "rack"), ("kW", "kW"), ("kUSD", "1,000 USD")):
-        table.add_row(f"  GB/s per {label}", *(_span(run[f"GBps_per_{key}"], _number) for run in runs))
+    for unit, words in (("rack", "rack"), ("kW", "kW"), ("kUSD", "1,000 USD")):
+        table.add_row(f"  GB/s per {words}", *(_span(run[f"GBps_per_{unit}"], _number) for run in runs))
     return table
 
 
@@ -340,7 +328,7 @@ def _sources(card: Mapping[str, Any]) -> RenderableType:
     for key, figure in card["figures"].items():
         for report in figure["reports"] if figure else ():
             said.setdefault((report["source"], report["evidence"]), []).append(
-                f"{_CARD_LABELS[key]}: {_plain(report['value'])}{_noted(report)}"
+                f"{FIGURE_LABELS[key]}: {_plain(report['value'])}{_noted(report)}"
             )
     for claim in card["claims"]:
         said.setdefault((claim["source"], claim["evidence"]), []).append(

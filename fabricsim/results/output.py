@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fabricsim.errors import ConfigError, TraceError, unknown
-from fabricsim.files import whole_file
+from fabricsim.files import STDOUT, whole_file
 from fabricsim.results import metrics
 from fabricsim.results.documents import fabric_document, json_bytes
 from fabricsim.units import format_bytes, whole_number
@@ -147,6 +147,10 @@ class Folders:
         self._folders: list[Path] = []
         if folder is None:
             return
+        if folder == STDOUT:
+            raise ConfigError(
+                "-o - names no folder: tables do not go to standard output; give a folder, or --json - for the summary"
+            )
         root = Path(folder)
         self._folders = [root / name for name in names]
         open_folder(root, {one / name for one in self._folders for name in (SUMMARY, CHECKPOINT)} if resume else ())
@@ -197,8 +201,11 @@ def by_fabric(fabric: FabricSpec, workload: Workload) -> str:
 
 
 def by_size(fabric: FabricSpec, workload: Workload) -> str:
-    """Name a result by the size of its first operation: ``64MiB``."""
-    return format_bytes(next(iter(workload.blocks)).schedule.operations[0].size_bytes)
+    """Name a result by the size that was asked for, ``64MiB``; where none was, by that of its first operation."""
+    asked_bytes = workload.asked_bytes
+    if asked_bytes is None:
+        asked_bytes = next(iter(workload.blocks)).schedule.operations[0].size_bytes
+    return format_bytes(asked_bytes)
 
 
 def longest(rows: Spool, count: int, begin: str, end: str) -> Iterator[pa.RecordBatch]:

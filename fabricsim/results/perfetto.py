@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 #: Of more tasks the longest are drawn: 25 MB.
 MAX_SLICES = 100_000
 
+#: How names of such files end.
+SUFFIXES = (".pftrace", ".perfetto-trace")
+
 PS_PER_NS = 1_000
 FABRIC_PID = 1
 #: Of the packets that make tracks and events: one writer, which resets nothing.
@@ -46,6 +49,11 @@ class PerfettoFiles:
     def __init__(self, path: str | None) -> None:
         self._path = None if path is None else Path(path)
         if self._path is not None:
+            if self._path.suffix not in SUFFIXES:
+                raise ConfigError(
+                    f"--perfetto {path}: the trace is a file in Perfetto's own format, whose name ends with "
+                    f"{' or '.join(SUFFIXES)}; give such a name"
+                )
             _writer()
             if self._path.is_dir() or not self._path.parent.is_dir():
                 what = "is a folder" if self._path.is_dir() else f"cannot be made: no folder {self._path.parent}"

@@ -14,7 +14,6 @@ from bokeh.models import (
     BasicTicker,
     ColumnDataSource,
     CustomJSTickFormatter,
-    DataRange1d,
     FactorRange,
     HoverTool,
     LinearColorMapper,
@@ -70,14 +69,14 @@ def shares_chart(rows: Sequence[Share], keys: Sequence[str]) -> figure:
     return chart
 
 
-def bars_chart(bars: Bars) -> figure:
-    """Draw a line per rank, and on it a bar for each operation from its begin to its end there."""
+def bars_chart(bars: Bars, end_us: float) -> figure:
+    """Draw a line per rank, until *end_us*, and on it a bar for each operation from its begin to its end there."""
     lines = len(bars.ranks)
     chart = _figure(
         90 + min(16 * lines, 640),
         x_label="simulated time (us)",
         y_label="rank",
-        x_range=(0, bars.end_us),
+        x_range=(0, end_us),
         y_range=(lines - 0.5, -0.5),
     )
     source = ColumnDataSource(
@@ -113,18 +112,22 @@ def bars_chart(bars: Bars) -> figure:
     return chart
 
 
-def over_time_chart(classes: Sequence[ClassOverTime], what: str) -> figure:
-    """Draw a line per class of channels over time: ``utilization``, or ``peak_occupancy_bytes`` in KiB."""
+def over_time_chart(classes: Sequence[ClassOverTime], what: str, end_us: float, most: float) -> figure:
+    """Draw a line per class of channels until *end_us*: ``utilization``, or ``peak_occupancy_bytes`` in KiB.
+
+    *most* is the largest value of all charts that are to be compared.
+    """
     is_share = what == "utilization"
+    scale = 100 if is_share else 1 / 1024
     chart = _figure(
         220,
         x_label="simulated time (us)",
         y_label="channels busy (%)" if is_share else "fullest buffer (KiB)",
-        x_range=(0, max((row.edges_ps[-1] for row in classes), default=1) / 1e6),
-        y_range=DataRange1d(start=0),
+        x_range=(0, end_us),
+        y_range=(0, 1.05 * scale * most or 1),
     )
     for number, row in enumerate(classes):
-        values = row.utilization * 100 if is_share else row.peak_occupancy_bytes / 1024
+        values = getattr(row, what) * scale
         edges_us = row.edges_ps / 1e6
         source = ColumnDataSource(
             {"x": edges_us, "y": np.append(values, values[-1:]), "to": np.append(edges_us[1:], edges_us[-1:])}

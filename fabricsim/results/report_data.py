@@ -20,8 +20,8 @@ Float64 = npt.NDArray[np.float64]
 #: Lines of ranks, and bars on them, of all results together; bars take about 60 B each in the page.
 MAX_RANKS = 64
 MAX_BARS = 20_000
-#: Cells of the heat maps of one result; nodes of a tier with more are left out.
-MAX_CELLS = 12_000
+#: Cells of the heat maps of all results together, of about 90 B each; a tier that has more is left out.
+MAX_CELLS = 20_000
 #: Points of a curve of latencies.
 MAX_POINTS = 500
 #: Operations with a bar of their own for where their time went.
@@ -40,13 +40,13 @@ class Share:
 
 
 def shares_of(stored: Stored, ops: Mapping[str, Sequence[Any]]) -> list[Share]:
-    """Give a bar for the whole run, and one for each of the operations that took longest."""
+    """Give a bar for the whole run, and one for each of the operations that took longest, in order of time."""
     keys = stored.summary["attribution"]["ps"]
     shares = [
         Share("whole run", format_time(stored.summary["simulated_time_ps"]), stored.summary["attribution"]["percent"])
     ]
-    order = sorted(range(len(ops["operation"])), key=lambda row: -ops["time_ps"][row])
-    for row in order[:MAX_SHARES]:
+    by_time = sorted(range(len(ops["operation"])), key=lambda row: -ops["time_ps"][row])
+    for row in sorted(by_time[:MAX_SHARES], key=lambda row: (ops["begin_ps"][row], row)):
         time_ps = ops["time_ps"][row]
         percent = {key: 100 * ops[f"{key}_ps"][row] / max(time_ps, 1) for key in keys}
         shares.append(Share(f"{ops['operation'][row]}: {short(ops['name'][row])}", format_time(time_ps), percent))
@@ -113,7 +113,7 @@ def bars_of(stored: Stored, ops: Mapping[str, Sequence[Any]], most_bars: int) ->
     top = line - 0.4 + lane * height
     name_of = dict(zip(ops["operation"], ops["name"], strict=True))
     named = [name_of[number] for number in operation.tolist()]
-    kinds = _kinds(named, end_ps - begin_ps)
+    kinds = _kinds(named, begin_ps, end_ps)
     others = len(kinds)
     names = [*kinds, "others"] if set(named) - set(kinds) else list(kinds)
     places = {name: place for place, name in enumerate(kinds)}
@@ -148,12 +148,15 @@ def _longest(time_ps: Int64, count: int) -> Int64:
     return np.sort(np.concatenate([longer, some]))
 
 
-def _kinds(names: Sequence[str], time_ps: Int64) -> list[str]:
-    """Give the names with most time."""
+def _kinds(names: Sequence[str], begin_ps: Int64, end_ps: Int64) -> list[str]:
+    """Give the names with most time, in the order in which they begin."""
     sums: dict[str, int] = {}
-    for name, one_ps in zip(names, time_ps.tolist(), strict=True):
-        sums[name] = sums.get(name, 0) + one_ps
-    return sorted(sums, key=lambda name: -sums[name])[:MAX_NAMES]
+    first_ps: dict[str, int] = {}
+    for name, begin, end in zip(names, begin_ps.tolist(), end_ps.tolist(), strict=True):
+        sums[name] = sums.get(name, 0) + end - begin
+        first_ps[name] = min(first_ps.get(name, begin), begin)
+    most = sorted(sums, key=lambda name: -sums[name])[:MAX_NAMES]
+    return sorted(most, key=lambda name: first_ps[name])
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class Heat:
     channel: Sequence[str]
 
 
-def heats_of(stored: Stored) -> tuple[list[Heat], list[str]]:
+def heats_of(stored: Stored, most_cells: int) -> tuple[list[Heat], list[str]]:
     """Give the tiers of a fabric, switches first, and the names of those that have too many nodes to be drawn."""
     table = stored.table("channels", ("name", "source", "target", "plane", "channel_class", "utilization"))
     columns = {name: table[name].to_pylist() for name in table.column_names}
@@ -188,7 +191,7 @@ def heats_of(stored: Stored) -> tuple[list[Heat], list[str]]:
     heats, left_out, cells = [], [], 0
     for tier in sorted(tiers, key=lambda tier: tier == terminal):
         own = [key for key in nodes if key[0] == tier]
-        if cells + len(own) > MAX_CELLS:
+        if cells + len(own) > most_cells:
             left_out.append(tier)
             continue
         cells += len(own)

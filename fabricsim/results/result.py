@@ -345,6 +345,7 @@ class Result:
                 "overrides": dict(self.info.spec.overrides),
                 "packet": dataclasses.asdict(network.packet),
                 "endpoint": self.info.endpoint,
+                "completion": "acked" if network.endpoint.acked else "sent",
                 "routing": self.routing,
                 "virtual_channels": network.vcs.count,
                 "arbitration": network.vcs.arbitration,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fabricsim.engine.changes import Change
@@ -46,13 +46,15 @@ class ArrowTable(Protocol):
 class Workload:
     """A schedule in blocks, what the summary says of its origin, and the terminals of its ranks if it recorded them.
 
-    ``source_sha256`` hashes what the blocks are made from, where that is quicker than to hash them.
+    ``source_sha256`` hashes what the blocks are made from, where that is quicker than to hash them. ``asked_bytes`` is
+    the size that a user gave for a collective, which rounds it to whole parts for its ranks.
     """
 
     blocks: ScheduleBlocks
     about: Mapping[str, Any]
     placement: Sequence[int] | None = None
     source_sha256: Callable[[], str] | None = None
+    asked_bytes: int | None = None
 
 
 def load_trace(trace: Trace | str | os.PathLike[str] | ArrowTable, *, mode: Mode = "dependency") -> Workload:
@@ -486,7 +488,10 @@ def collective_sweep(
         raise ConfigError(
             "give the sizes either as --size 64MiB[,...] or as --min-size and --max-size (and --factor) of a sweep"
         )
-    return [_workload_of(collective(op, size=size, ranks=ranks, algorithm=algorithm)) for size in chosen]
+    return [
+        replace(_workload_of(collective(op, size=size, ranks=ranks, algorithm=algorithm)), asked_bytes=size)
+        for size in chosen
+    ]
 
 
 def sweep_sizes(smallest_bytes: int, largest_bytes: int, factor: int) -> list[int]:

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fabricsim.errors import ConfigError, TraceError
-from fabricsim.results.output import FABRIC, LEFTOVERS, SUMMARY
+from fabricsim.results.output import CHECKPOINT, FABRIC, LEFTOVERS, SUMMARY
 from fabricsim.results.result import SCHEMA
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+#: What completes a result.
+RESUME = "wait for the end, or give the same command again with --resume"
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,36 @@ def find_results(folder: str | os.PathLike[str]) -> list[Stored]:
         return [Stored(summary["fabric"]["name"], folder, summary)]
     paths = sorted(folder.glob(f"*/{SUMMARY}"))
     if not paths:
-        raise ConfigError(
-            f"{folder} holds no complete result: there is no {SUMMARY} in it, nor in a folder in it; give the folder "
-            "that -o of run or replay has written"
-        )
+        raise ConfigError(f"{folder} holds no complete result: {_why_none(folder)}")
     found = [Stored(path.parent.name, path.parent, _summary(path)) for path in paths]
     return sorted(found, key=lambda stored: stored.summary["ops"][0]["size_bytes"] if stored.summary["ops"] else 0)
 
 
 def unfinished(folder: str | os.PathLike[str]) -> list[str]:
-    """Name the subfolders with tables and no summary: of runs that still go on, or were broken off."""
-    found = {path.parent for path in Path(folder).glob("*/*") if path.name in LEFTOVERS}
-    return sorted(path.name for path in found if not (path / SUMMARY).is_file())
+    """Name the subfolders of runs that still go on, or were interrupted: empty, or without a summary."""
+    paths = (path for path in Path(folder).glob("*/") if path.is_dir())
+    return sorted(path.name for path in paths if _is_begun(path, empty=True))
+
+
+def _is_begun(folder: Path, *, empty: bool) -> bool:
+    """Tell whether a run has begun in a folder and not ended there; one that is *empty* may be said to be such."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return False
+    names = [path.name for path in folder.iterdir()]
+    if SUMMARY in names:
+        return False
+    return any(name in LEFTOVERS or name == CHECKPOINT for name in names) if names else empty
+
+
+def _why_none(folder: Path) -> str:
+    """Say why there is no result in a folder, and what to do."""
+    if not folder.is_dir():
+        return "there is no such folder; give the one that -o of run or replay has written"
+    if _is_begun(folder, empty=False):
+        return f"its run still goes on, or was interrupted; {RESUME}"
+    if begun := unfinished(folder):
+        return f"of the runs in it none has ended ({', '.join(begun)}); {RESUME}"
+    return f"there is no {SUMMARY} in it, nor in a folder in it; give the folder that -o of run or replay has written"
 
 
 def _summary(path: Path) -> Mapping[str, Any]:

@@ -359,16 +359,19 @@ def test_each_fabric_has_a_folder(
 
 
 def test_each_size_has_a_folder(tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A sweep names subfolders by size, one size lies in the folder itself; what is left out is said."""
+    """A sweep names subfolders by the size asked for, one size lies in the folder itself; what is left out is said."""
     out = tmp_path / "out"
     run = ("run", str(tiny_path), "all_to_all", "--kernel", "python", "--format", "parquet", "--messages", "4")
     assert cli.main((*run, "--size", "1KiB,1500B,1KiB", "-o", str(out / "sweep"))) == 0
-    assert sorted(os.listdir(out / "sweep")) == ["1472B", "1KiB", "1KiB-2"]
+    assert sorted(os.listdir(out / "sweep")) == ["1500B", "1KiB", "1KiB-2"]
+    assert json.loads((out / "sweep" / "1500B" / "summary.json").read_text())["ops"][0]["size_bytes"] == 1472
     assert capsys.readouterr().err.splitlines() == [
         f"fabricsim: {out / 'sweep' / name}: the 4 slowest messages are written, 8 others are left out; "
         "--messages N keeps N"
-        for name in ("1KiB", "1472B", "1KiB-2")
+        for name in ("1KiB", "1500B", "1KiB-2")
     ]
+    assert cli.main((*run, "--size", "1KiB,1500B,1KiB", "-o", str(out / "sweep"), "--resume")) == 0
+    assert capsys.readouterr().err.count("holds the whole result already") == 3
     assert cli.main((*run, "--size", "1KiB", "--output", str(out / "one"))) == 0
     assert held(out / "one") == files("parquet")
     listed = json.loads((out / "one" / "summary.json").read_text())["files"]
@@ -398,6 +401,7 @@ def test_idle_and_impossible_options_end_before_the_run(
         (("--estimate", "-o", str(tmp_path / "new")), "--estimate runs nothing"),
         (("-o", str(tmp_path / "full")), "full already holds summary.json, and nothing is written over it"),
         (("-o", str(tmp_path / "new"), "--messages", "0"), "messages is 0"),
+        (("-o", "-"), "-o - names no folder: tables do not go to standard output; give a folder, or --json -"),
     ):
         assert cli.main(("run", str(tiny_path), "all_to_all", "--size", "1KiB", *options)) == 2
         assert words in capsys.readouterr().err

@@ -151,9 +151,12 @@ def test_the_command(tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert names == ["out", "run-1KiB.pftrace", "run-2KiB.pftrace", "run.pftrace"]
     assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["1KiB", "2KiB"]
     capsys.readouterr()
+    (tmp_path / "is.pftrace").mkdir()
     for more, words in (
-        (("--perfetto", str(tmp_path)), "is a folder; give the name of a file"),
-        (("--perfetto", str(tmp_path / "none" / "a")), "cannot be made: no folder"),
+        (("--perfetto", str(tmp_path / "is.pftrace")), "is a folder; give the name of a file"),
+        (("--perfetto", str(tmp_path / "none" / "a.perfetto-trace")), "cannot be made: no folder"),
+        (("--perfetto", "-"), "whose name ends with .pftrace or .perfetto-trace; give such a name"),
+        (("--perfetto", str(tmp_path / "run.json")), "run.json: the trace is a file in Perfetto's own format, whose"),
         (("--perfetto", path, "--estimate"), "--estimate runs nothing, so there is nothing to write or keep"),
     ):
         assert cli.main((*options, "--size", "1KiB", *more)) == 2
@@ -164,4 +167,4 @@ def test_a_missing_library_is_named(run: Result, tmp_path: Path, monkeypatch: py
     """Without the extra the command says how to get it, before the run."""
     monkeypatch.setitem(sys.modules, "perfetto.trace_builder.proto_builder", None)
     with pytest.raises(ConfigError, match=r"--perfetto needs perfetto\..*; .*: pip install 'fabricsim\[perfetto"):
-        perfetto.PerfettoFiles(str(tmp_path / "a"))
+        perfetto.PerfettoFiles(str(tmp_path / "a.pftrace"))

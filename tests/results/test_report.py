@@ -18,6 +18,7 @@ import fabricsim as fs
 from fabricsim import cli
 from fabricsim.errors import ConfigError, TraceError
 from fabricsim.fabrics import FabricSpec
+from fabricsim.fabrics.system_cards import FIGURE_LABELS
 from fabricsim.results import report, report_data
 from fabricsim.results.lanes import lanes_of
 from fabricsim.results.over_time import classes_over_time
@@ -86,21 +87,25 @@ def test_the_first_thing_is_what_holds_the_run_back(two: Path, page: Path) -> No
 
 
 def test_operations_stand_side_by_side(two: Path, page: Path) -> None:
-    """A row per operation, slowest first, with the figures of each fabric; names are shown as they are written."""
+    """A row per operation, in order of time, with the figures of each fabric; names are shown as they are written."""
     header, units, *rows = cells(page, "ops")
-    assert header[-2:] == ["cloudmatrix384", "nvl72"]
+    assert header[-4:] == ["cloudmatrix384", "", "nvl72", ""]
     assert len(units) == 10
     kind = "all_to_all, 8 ranks,"
     assert [re.sub(" +", " ", row[0]) for row in rows] == [
-        f"1: layer 1 <b>&amp; {kind} 262,144 B",
         f"0: layer 0 <b>&amp; {kind} 65,536 B",
+        f"1: layer 1 <b>&amp; {kind} 262,144 B",
     ]
-    for place, name in enumerate(header[-2:]):
+    for place, name in enumerate(("cloudmatrix384", "nvl72")):
         ops = json.loads((two / name / "summary.json").read_text())["ops"]
-        for row, op in zip(rows, reversed(ops), strict=True):
+        for row, op in zip(rows, ops, strict=True):
             figures = row[1 + 5 * place : 6 + 5 * place]
             assert float(figures[0].replace(",", "")) == pytest.approx(op["time_us"], rel=1e-3)
-            assert float(figures[4]) == pytest.approx(100 * op["efficiency"], abs=0.06)
+            assert float(figures[2]) == pytest.approx(100 * op["efficiency"], abs=0.06)
+            assert float(figures[3]) == pytest.approx(op["algbw_GBps"], rel=1e-3)
+    legends = re.findall(r'<p class="legend">(.*?)</p>', body_of(page), re.DOTALL)
+    names = [re.findall(r"</i>(.*?)</span>", legend) for legend in legends]
+    assert [f"layer {number} &lt;b&gt;&amp;amp;" for number in range(2)] in names
 
 
 def test_the_attribution_is_that_of_the_summary(two: Path, page: Path) -> None:
@@ -112,17 +117,20 @@ def test_the_attribution_is_that_of_the_summary(two: Path, page: Path) -> None:
 
 
 def test_every_number_has_its_source(page: Path) -> None:
-    """All quantities of both fabrics with unit, evidence and source; what the user set is told apart."""
+    """All settings and quantities of both fabrics, with unit, evidence and source; what the user set is told apart."""
     text = html.unescape(body_of(page))
     for spec in (fs.load_fabric("cloudmatrix384"), fs.load_fabric("nvl72")):
         for row in spec.quantities():
             assert f'<th class="text">{row.key}</th>' in text
             if row.key != "link.gpu-nvswitch.latency":
                 assert row.source in text, row.key
+        for key, value in spec.settings().items():
+            assert f"<code>{key} = {value if isinstance(value, str) else json.dumps(value)}</code>" in text
     assert re.search(
         r'<tr class="set"><th class="text">link.gpu-nvswitch.latency</th><td>1</td>.*set by the user', text
     )
     assert "Huawei CloudMatrix 384" in text  # its card
+    assert [row[0] for row in cells(page, "cards")[1:]] == list(FIGURE_LABELS.values())
     assert "NVIDIA GB200 NVL72</th>" not in text  # one whose numbers were changed has none
 
 
@@ -144,14 +152,18 @@ def test_results_that_share_no_operation_have_rows_of_their_own(
     for size in ("2KiB", "16KiB", "512B"):
         run = fs.simulate(tiny, fs.collective("all_to_all", size=size, ranks=4), kernel="python")
         run.write(tmp_path / "out" / size, format="parquet")
-    (tmp_path / "out" / "64KiB").mkdir()
+    for size in ("64KiB", "128KiB", "256KiB"):
+        (tmp_path / "out" / size).mkdir()
     (tmp_path / "out" / "64KiB" / "ops.parquet.part").touch()
+    (tmp_path / "out" / "128KiB" / "checkpoint").touch()  # 256KiB has just begun
     path = tmp_path / "page.html"
-    assert fs.write_report(tmp_path / "out", path).endswith(" 3 results; not complete, and left out: 64KiB")
-    assert "Not complete, and not on this page: 64KiB." in body_of(path)
+    names = "128KiB, 256KiB, 64KiB"
+    assert f" 3 results; not complete, and left out: {names}: wait" in fs.write_report(tmp_path / "out", path)
+    assert f"Not complete, and not on this page: {names}: wait" in body_of(path)
+    assert "with --resume" in body_of(path)
     assert "<h1>all_to_all of 512B to 16KiB over 4 ranks</h1>" in body_of(path)
     assert [row[0] for row in cells(path, "everything")[1:]] == ["512B", "2KiB", "16KiB"]
-    assert [row[0] for row in cells(path, "ops")[2:]] == ["2KiB", "512B"]
+    assert [row[0] for row in cells(path, "ops")[2:]] == ["512B", "2KiB"]
     assert "Of 3 results the first 2 are drawn" in body_of(path)
 
 
@@ -163,7 +175,7 @@ def test_long_runs_are_drawn_in_part(two: Path, monkeypatch: pytest.MonkeyPatch,
     """Of ranks, bars and nodes no more than the bounds, the longest bars and the last rank among them; it is said."""
     monkeypatch.setattr(report_data, "MAX_RANKS", 4)
     monkeypatch.setattr(report_data, "MAX_BARS", 10)
-    monkeypatch.setattr(report_data, "MAX_CELLS", 100)
+    monkeypatch.setattr(report_data, "MAX_CELLS", 200)
     stored = find_results(two)[0]
     table = stored.table("ops")
     ops = {name: table[name].to_pylist() for name in table.column_names}
@@ -177,11 +189,79 @@ def test_long_runs_are_drawn_in_part(two: Path, monkeypatch: pytest.MonkeyPatch,
     assert sorted(bars.end_at_us - bars.begin_us, reverse=True) == pytest.approx([one / 1e6 for one in there[:5]])
     assert f"{len(bars.ranks)} of 8 ranks are drawn" in bars.left_out
     assert "the 5 longest are drawn" in bars.left_out
-    heats, left_out = report_data.heats_of(stored)
+    heats, left_out = report_data.heats_of(stored, 100)
     assert [heat.tier for heat in heats] == []
     assert left_out == ["l1", "l2", "npu"]
     fs.write_report(two, tmp_path / "page.html")
     assert "Not drawn, for their number: l1, l2, npu." in body_of(tmp_path / "page.html")
+
+
+def test_a_page_makes_room_and_is_never_too_large(
+    two: Path, page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Tiers are left out where the page would be too large; where even that does not help the error says what does."""
+    path = tmp_path / "page.html"
+    monkeypatch.setattr(report, "MAX_BYTES", len(page.read_bytes()) - 1)
+    fs.write_report(two, path)
+    assert "Not drawn, for their number: npu." in body_of(path)
+    assert len(path.read_bytes()) < len(page.read_bytes())
+    monkeypatch.setattr(report, "MAX_BYTES", 1_000_000)
+    with pytest.raises(
+        ConfigError, match=r"\d MB even without heat maps, over 1 MB; give the folder of one result, such"
+    ):
+        fs.write_report(two, tmp_path / "other.html")
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_results_share_the_cells_of_heat_maps(two: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many results there are, all their cells together are bounded."""
+    asked = []
+    heats_of = report_data.heats_of
+    monkeypatch.setattr(report_data, "heats_of", lambda stored, most: asked.append(most) or heats_of(stored, most))
+    found = find_results(two)
+    report._page(found, (), 7000)
+    assert asked == [3500, 3500]
+
+
+def test_results_of_one_workload_have_the_same_axes(two: Path) -> None:
+    """Time and percent end at the same place on both fabrics; results of different workloads have axes of their own."""
+    results = [report._result(stored, number, 2) for number, stored in enumerate(find_results(two))]
+    whats = ("utilization", "peak_occupancy_bytes")
+    charts: dict[str, Any] = {}
+    report._draw(results, charts)
+    slowest_us = max(result["bars"].end_us for result in results)
+    assert len({result["bars"].end_us for result in results}) == 2
+    for number in range(2):
+        for chart in (charts[f"{name}{number}"] for name in ("bars", *whats)):
+            assert chart.x_range.end == slowest_us
+        for what in whats:
+            assert charts[f"{what}{number}"].y_range.end == charts[f"{what}{1 - number}"].y_range.end
+    highest = max(row.utilization.max() for result in results for row in result["over_time"])
+    assert 100 * highest < charts["utilization0"].y_range.end < 110 * highest
+    results[0]["ops"]["size_bytes"][0] += 1
+    report._draw(results, charts)
+    assert [charts[f"bars{number}"].x_range.end for number in range(2)] == [one["bars"].end_us for one in results]
+
+
+def test_the_title_is_what_all_results_have_in_common(two: Path, tiny: FabricSpec, tmp_path: Path) -> None:
+    """Of results that share no workload it says how many there are."""
+    for op in ("all_to_all", "all_gather"):
+        run = fs.simulate(tiny, fs.collective(op, size="2KiB", ranks=4), kernel="python")
+        run.write(tmp_path / op)
+    gather, exchange = find_results(tmp_path)
+    assert report._title([exchange, exchange]) == "all_to_all of 2KiB over 4 ranks"
+    assert report._title([gather, exchange]) == "2 results"
+    assert report._title([*find_results(two), exchange]) == "3 results"
+    assert report._title(find_results(two)) == "2 operations over 8 ranks"
+
+
+def test_few_bounds_and_one_operation_are_said_shortly(tiny: FabricSpec, tmp_path: Path) -> None:
+    """Of one operation the time stands once; a setting that is a long list is cut."""
+    fs.simulate(tiny, fs.collective("all_to_all", size="2KiB", ranks=4), kernel="python").write(tmp_path / "out")
+    fs.write_report(tmp_path / "out", tmp_path / "page.html")
+    assert "<small>lower bound</small>" in body_of(tmp_path / "page.html")
+    assert "they took" not in body_of(tmp_path / "page.html")
+    assert report._setting(["a" * 1000]) == '["' + "a" * 498 + "…"
 
 
 def test_a_computation_is_its_gap(tiny: FabricSpec, tmp_path: Path) -> None:
@@ -202,7 +282,7 @@ def test_a_computation_is_its_gap(tiny: FabricSpec, tmp_path: Path) -> None:
 def test_heat_is_that_of_the_busiest_channel(two: Path) -> None:
     """Each node in each plane has a cell, with the busiest and the mean of the channels that touch it."""
     stored = next(one for one in find_results(two) if one.name == "nvl72")
-    heats, _ = report_data.heats_of(stored)
+    heats, _ = report_data.heats_of(stored, report_data.MAX_CELLS)
     assert [(heat.tier, len(heat.name)) for heat in heats] == [("nvswitch", 18), ("gpu", 72 * 18)]
     channels = stored.table("channels").to_pylist()
     for heat in heats:
@@ -291,7 +371,12 @@ def test_what_is_no_result_is_refused(two: Path, tmp_path: Path) -> None:
         return change
 
     for change, error, words in (
-        (lambda folder: (folder / "summary.json").unlink(), ConfigError, "holds no complete result: .* that -o of run"),
+        (lambda folder: (folder / "summary.json").unlink(), ConfigError, "its run still goes on, or was .* --resume"),
+        (
+            lambda folder: [path.unlink() for path in folder.iterdir()],
+            ConfigError,
+            "no summary.json in it.* that -o of",
+        ),
         (lambda folder: (folder / "summary.json").write_text("{"), TraceError, "summary.json cannot be read"),
         (lambda folder: (folder / "summary.json").write_text("[]"), TraceError, "summary.json is no JSON object"),
         (without("schema"), TraceError, "is no summary of the schema fabricsim.result/1"),
@@ -303,6 +388,20 @@ def test_what_is_no_result_is_refused(two: Path, tmp_path: Path) -> None:
         with pytest.raises(error, match=words):
             fs.write_report(damaged(change), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_runs_that_have_not_ended_are_told_from_what_is_none(tmp_path: Path) -> None:
+    """A single run that has kept a checkpoint, several of which none has ended, and a folder that is not there."""
+    for name in ("one", "two/nvl72", "two/tiny"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "one" / "checkpoint").touch()
+    for name, words in (
+        ("one", "its run still goes on, or was interrupted; .* with --resume"),
+        ("two", r"of the runs in it none has ended \(nvl72, tiny\); .* with --resume"),
+        ("none", "there is no such folder; give the one that -o"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name} holds no complete result: {words}"):
+            fs.write_report(tmp_path / name, tmp_path / "page.html")
 
 
 def test_a_missing_library_is_named(two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,6 +418,8 @@ def test_the_command(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert re.fullmatch(rf"{path}: \d\.\d MB, 1 result\n", capsys.readouterr().out)
     assert cli.main(("report", str(tmp_path), "-o", str(path))) == 2
     assert "holds no complete result" in capsys.readouterr().err
+    assert cli.main(("report", str(two), "-o", "-")) == 2
+    assert "does not go to standard output; give its name" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -368,6 +469,15 @@ def test_the_page_shows_its_charts(browser: Page, page: Path, width: int) -> Non
             ".map(one => one.textContent)"
         )
         assert clipped == []
+        seen = browser.run(
+            "[document.querySelector('#ops').offsetWidth, document.querySelector('.wide:has(#ops)').clientWidth]"
+        )
+        assert seen[0] <= seen[1]
+        shown = browser.run(
+            "[...document.querySelectorAll('#ops tbody tr')]"
+            ".map(row => [...row.cells].filter(one => one.offsetWidth).length)"
+        )
+        assert shown == ([7, 7] if width < 600 else [11, 11])
     assert paper[False] != paper[True]
     assert browser.complaints == []
     assert {re.match(r"\w+:", address)[0] for address in browser.requests} == {"file:", "data:"}
