@@ -42,9 +42,9 @@ KEYS = ("launch", "compute_gap", "dependency_wait", *PARTS)
 
 LAUNCH, COMPUTE_GAP, DEPENDENCY_WAIT, FIRST_PART = range(4)
 # What is counted of a path beside its time: messages, tasks, and for how long tasks that it passes began after the
-# median of their operations' ranks.
-MESSAGES, TASKS, LATE = range(len(KEYS), len(KEYS) + 3)
-_WIDTH = len(KEYS) + 3
+# median of their operations' ranks; the longest of these times, which does not add up, and the rank that it was.
+MESSAGES, TASKS, LATE, LATEST, LATEST_RANK = range(len(KEYS), len(KEYS) + 5)
+_WIDTH = len(KEYS) + 5
 
 #: A median of fewer ranks says nothing of the others.
 MIN_RANKS_TO_BE_LATE = 3
@@ -55,13 +55,16 @@ class CriticalPath:
     """The critical path of a run.
 
     ``ps`` has the time of each of ``KEYS``, which add up to the simulated time. The path passes ``messages`` and
-    ``tasks``; the latter began ``late_ps`` in all after the median of their operations' ranks.
+    ``tasks``; the latter began ``late_ps`` in all after the median of their operations' ranks, one of rank
+    ``latest_rank`` by ``latest_ps``, the most of them.
     """
 
     ps: dict[str, int]
     messages: int
     tasks: int
     late_ps: int
+    latest_ps: int
+    latest_rank: int
 
     @property
     def percent(self) -> dict[str, float]:
@@ -107,27 +110,18 @@ class _Open:
 
 
 class Attribution:
-    """Takes the blocks of a run in any order, and gives the critical path of the whole and of each operation.
+    """Takes the blocks of a run in any order, and gives the critical path of the whole and of each operation."""
 
-    Attributes
-    ----------
-    late_ps : numpy.ndarray
-        Shape (ranks,), int64: for how long operations in which the rank arrived last had waited for it, from the
-        arrival of their median rank on.
-    """
-
-    def __init__(self, endpoint: Endpoint, num_ranks: int) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._ends: dict[int, _End] = {}  # of tasks that tasks of later blocks wait for
         self._left: Counter[int] = Counter()  # how many of those are to come; negative where they came first
         self._open: dict[int, _Open] = {}
         self._last: _End | None = None
-        self.late_ps = np.zeros(num_ranks, np.int64)
 
     def dump(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         return {
-            "late_ps": self.late_ps,
             "ends": [end.dump() for end in self._ends.values()],
             "left": sorted(self._left.items()),
             "open": [
@@ -140,7 +134,6 @@ class Attribution:
     def load(self, stored: Mapping[str, Any]) -> None:
         """Take over what ``dump`` gave."""
         ends = [_End.loaded(numbers) for numbers in stored["ends"]]
-        self.late_ps = stored["late_ps"]
         self._ends = {end.task: end for end in ends}
         self._left = Counter(dict(stored["left"]))
         self._open = {
@@ -178,7 +171,8 @@ class Attribution:
         path[:, FIRST_PART : FIRST_PART + len(PARTS)] = steps.sums(steps.parts_ps)
         path[:, MESSAGES] = steps.depth
         path[:, TASKS] = 1
-        path[:, LATE] = self._late(schedule, record)[steps.root]
+        path[:, LATE] = path[:, LATEST] = _late_ps(schedule, record)[steps.root]
+        path[:, LATEST_RANK] = tasks.rank[steps.root]
         operations_ps = _operation_paths(schedule, record, start_ps, arrival_ps, steps, place[last])
         self._carry(block, record, waits, head, steps.root, path)
         return operations_ps
@@ -189,25 +183,7 @@ class Attribution:
         parts_ps = dict(zip(KEYS, numbers, strict=False))
         if self._open or sum(parts_ps.values()) != simulated_ps or min(numbers) < 0:
             raise defect(f"the critical path of {simulated_ps:,} ps is {parts_ps}, with {len(self._open)} ends open")
-        return CriticalPath(parts_ps, numbers[MESSAGES], numbers[TASKS], numbers[LATE])
-
-    def _late(self, schedule: Schedule, record: BlockRecord) -> Int64:
-        """Say how long after the median rank of its operation each task began; 0 for those before it, and of few."""
-        tasks = schedule.tasks
-        count = np.bincount(tasks.operation, minlength=len(schedule.operations))
-        if count.max(initial=0) < MIN_RANKS_TO_BE_LATE:
-            return np.zeros(len(tasks), np.int64)
-        first = offsets(count)[:-1]
-        order = np.lexsort((record.task_begin_ps, tasks.operation))
-        median = order[first + (count - 1) // 2][tasks.operation]
-        # A gap that the median rank has not is none of this rank's making: a replay gives the gaps between operations
-        # to their last ranks alone.
-        own_gap_ps = np.where(tasks.gap_ps[median] == 0, tasks.gap_ps, 0)
-        late_ps: Int64 = np.maximum(record.task_begin_ps - own_gap_ps - record.task_begin_ps[median], 0)
-        late_ps[count[tasks.operation] < MIN_RANKS_TO_BE_LATE] = 0
-        last = order[first + count - 1]
-        np.add.at(self.late_ps, tasks.rank[last], late_ps[last])
-        return late_ps
+        return CriticalPath(parts_ps, *numbers[len(KEYS) :])
 
     def _carry(
         self, block: ScheduleBlock, record: BlockRecord, waits: _Waits, head: Int64, root: Int64, path: Int64
@@ -231,16 +207,16 @@ class Attribution:
         inside = [int(waits.inside[task]) for task, begin in begins.items() if isinstance(begin, _Open)]
         chosen = np.array([*wanted.tolist(), final, *(task for task in inside if task < count)])
         walk = _walk(before, chosen)
-        sums = of_task[walk].sum(axis=0)
+        paths = _joined(of_task[walk])
         depth = (walk < count).sum(axis=0)
         first = root_of[walk[depth - 1, np.arange(len(chosen))]]
         number, end_ps = block.task.tolist(), record.task_end_ps[chosen].tolist()
         ends: dict[int, _End] = {}
         for place, (task, origin) in enumerate(zip(chosen.tolist(), first.tolist(), strict=True)):
-            end = _End(number[task], end_ps[place], sums[place])
+            end = _End(number[task], end_ps[place], paths[place])
             begin = begins.get(origin)
             if isinstance(begin, _End):
-                end = replace(end, path=end.path + begin.path, base=begin.base)
+                end = replace(end, path=_joined(np.stack([end.path, begin.path])), base=begin.base)
             elif isinstance(begin, _Open):  # its gap is in the path; what it waited for, and for how long, is not
                 end = replace(end, base=number[origin])
             ends[task] = end
@@ -301,7 +277,7 @@ class Attribution:
         def without_closed(end: _End) -> _End:
             while end.base in closed:
                 before = closed[end.base]
-                end = replace(end, path=end.path + before.path, base=before.base)
+                end = replace(end, path=_joined(np.stack([end.path, before.path])), base=before.base)
             return end
 
         self._last = None if self._last is None else without_closed(self._last)
@@ -318,6 +294,30 @@ class Attribution:
             if self._left[task] == 0:
                 del self._left[task]
                 self._ends.pop(task, None)
+
+
+def _late_ps(schedule: Schedule, record: BlockRecord) -> Int64:
+    """Say how long after the median rank of its operation each task began; 0 for those before it, and of few."""
+    tasks = schedule.tasks
+    count = np.bincount(tasks.operation, minlength=len(schedule.operations))
+    if count.max(initial=0) < MIN_RANKS_TO_BE_LATE:
+        return np.zeros(len(tasks), np.int64)
+    order = np.lexsort((record.task_begin_ps, tasks.operation))
+    median = order[offsets(count)[:-1] + (count - 1) // 2][tasks.operation]
+    # A gap that the median rank has not is none of this rank's making: a replay gives the gaps between operations to
+    # their last ranks alone.
+    own_gap_ps = np.where(tasks.gap_ps[median] == 0, tasks.gap_ps, 0)
+    late_ps: Int64 = np.maximum(record.task_begin_ps - own_gap_ps - record.task_begin_ps[median], 0)
+    late_ps[count[tasks.operation] < MIN_RANKS_TO_BE_LATE] = 0
+    return late_ps
+
+
+def _joined(pieces: Int64) -> Int64:
+    """Join pieces of paths, the first axis, from their ends back; of equally late ranks the one next to the end."""
+    path: Int64 = pieces.sum(axis=0)
+    latest = pieces[..., LATEST].argmax(axis=0)[None, ..., None]
+    path[..., LATEST:] = np.take_along_axis(pieces[..., LATEST:], latest, axis=0)[0]
+    return path
 
 
 def _later(one: _End | None, other: _End) -> _End:

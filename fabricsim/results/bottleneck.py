@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fabricsim.results.hottest import channel_name
 from fabricsim.units import format_time
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ STALLED = 0.2
 NEARLY_SATURATED = 0.9
 #: A chain: on average so many messages of one operation wait for one another.
 CHAIN_MESSAGES = 3
+#: Of operations that make up less than this part of the time, the sentence is silent.
+MINOR = 0.05
 #: A terminal whose copies take this much longer per byte than the median's is slow, not busy.
 SLOW = 1.25
 
@@ -90,8 +93,8 @@ def find_bottleneck(result: Result) -> Bottleneck:
         "with them.",
         "recorded_start": f"The critical path waits for recorded start times for {share}; a faster network does not "
         "end that sooner.",
-        "straggler": f"Rank {int(result.collected.late_ps.argmax())} is late: the critical path waits {share} for "
-        "ranks that arrive after the median rank of their operation.",
+        "straggler": f"Rank {path.latest_rank} is late, by {format_time(path.latest_ps)}: the critical path waits "
+        f"{share} for ranks that arrive after the median rank of their operation.",
     }
     return Bottleneck(cause, sentence[cause], fraction)
 
@@ -117,7 +120,7 @@ def _in_network(result: Result, path: CriticalPath) -> Bottleneck:
         channels = result.network.channels
         return Bottleneck(
             "credits",
-            f"The channel {result.network.channel_name(most_stalled)} stands still for {stalled[most_stalled]:.0%} "
+            f"The channel {channel_name(result.network, most_stalled)} stands still for {stalled[most_stalled]:.0%} "
             f"{with_messages}, for want of room in the {int(channels.buffer_bytes[most_stalled]):,} B behind it, while "
             f"no channel is busy for more than {busy[wire]:.0%}: the buffer is too small for the way there and back of "
             f"{format_time(2 * int(channels.latency_ps[most_stalled]))}.",
@@ -137,28 +140,37 @@ def _link(result: Result, channel: int, busy: float, with_messages: str) -> Bott
     slow = f" takes {slower:.2f} times as long per byte as the median of its class and" if slower >= SLOW else ""
     return Bottleneck(
         "link",
-        f"The channel {network.channel_name(channel)}{slow} is busy for {busy:.0%} {with_messages}, the average of its "
-        f"class {name} for {average:.0%}: more time there ends the run later, whatever else is faster.",
+        f"The channel {channel_name(network, channel)}{slow} is busy for {busy:.0%} {with_messages}, the average of "
+        f"its class {name} for {average:.0%}: more time there ends the run later, whatever else is faster.",
         busy,
     )
 
 
 def _by_operation(result: Result) -> Bottleneck | None:
     """Name wires or terminals if they are saturated operation by operation, though other ones in each."""
-    collected = result.collected
-    work_ps, cause, what = max(
-        (collected.wire_ps, "link", "the wires that have most to move are busy"),
-        (collected.terminal_ps, "endpoint", "the terminal that has most to do is busy with copies and overheads"),
-    )
-    fraction = work_ps / max(collected.moving_ps, 1)
-    if fraction < SATURATED:
+    moving_ps, work_ps = result.collected.moving_ps, result.collected.work_ps
+    total_ps = max(sum(moving_ps.values()), 1)
+    if sum(work_ps.values()) / total_ps < SATURATED:
         return None
-    return Bottleneck(
-        cause,
-        f"In each operation {what}: for {fraction:.0%} of the {format_time(collected.moving_ps)} that operations take "
-        "after their launches.",
-        fraction,
-    )
+    cause, other = sorted(work_ps, key=lambda cause: -work_ps[cause])
+    in_each = {cause: work_ps[cause] / max(moving_ps[cause], 1) for cause in work_ps}
+    share, others_share = moving_ps[cause] / total_ps, moving_ps[other] / total_ps
+    whole = f"the {format_time(total_ps)} that operations take after their launches"
+    if not moving_ps[other]:
+        sentence = f"In each operation {_BUSIEST[cause]}: for {in_each[cause]:.0%} of {whole}."
+    else:
+        sentence = (
+            f"In operations that make up {share:.0%} of {whole}, {_BUSIEST[cause]}: for {in_each[cause]:.0%} of that."
+        )
+    if others_share >= MINOR:
+        sentence += f" In the others {_BUSIEST[other]}: for {in_each[other]:.0%}."
+    return Bottleneck(cause, sentence, work_ps[cause] / total_ps)
+
+
+_BUSIEST = {
+    "link": "the wires that have most to move are busy",
+    "endpoint": "the terminal that has most to do is busy with copies and overheads",
+}
 
 
 def _on_path(result: Result, path: CriticalPath) -> Bottleneck:

@@ -44,9 +44,9 @@ class Collected(Kept):
         How many operations could move something, and whether the trace says how long one of these took.
     critical_path : CriticalPath
         Of the whole run; there when it is finished.
-    moving_ps, wire_ps, terminal_ps : int
-        Of these operations, added up: times less launches, and for how long the wires that have most to do in each,
-        and the terminals, work at least.
+    moving_ps, work_ps : dict of int
+        Of these operations, added up: times less launches, and for how long their busiest server works at least; of
+        those in which wires have most to do under ``link``, of those in which terminals have under ``endpoint``.
     replaced : set of str
         Which algorithms were simulated in the place of recorded ones, as sentences.
     """
@@ -64,11 +64,13 @@ class Collected(Kept):
         self._due = Due(network)
         self._digest = Digest()
         self._in_flight = BusyTime()
-        self._attribution = Attribution(network.endpoint, len(terminal_of_rank))
+        self._attribution = Attribution(network.endpoint)
         self._words: dict[str, int] = {}
         self.digest = ""
         self.num_operations = self.num_messages = self.message_bytes = self.simulated_ps = self.num_moving = 0
-        self._bound_ps = self._time_ps = self.moving_ps = self.wire_ps = self.terminal_ps = 0
+        self._bound_ps = self._time_ps = 0
+        self.moving_ps = {"link": 0, "endpoint": 0}
+        self.work_ps = {"link": 0, "endpoint": 0}
         self.has_choice = self.has_recorded = False
         self.replaced: set[str] = set()
         numbers = {"ranks": "i4", "size_bytes": "i8", "begin_ps": "i8", "end_ps": "i8", "bound_ps": "i8"}
@@ -120,11 +122,6 @@ class Collected(Kept):
     def efficiency(self) -> float | None:
         """Lower bounds over times, of all operations that could move something; ``None`` where they take no time."""
         return self._bound_ps / self._time_ps if self._time_ps else None
-
-    @property
-    def late_ps(self) -> Int64:
-        """For how long operations waited for each rank, where it arrived last; shape (ranks,)."""
-        return self._attribution.late_ps
 
     @property
     def in_flight_ps(self) -> int:
@@ -195,9 +192,10 @@ class Collected(Kept):
                 self.num_moving += 1
                 self._bound_ps += int(times.bounds.end_ps[row] - times.arrival_ps[row])
                 self._time_ps += int(times.end_ps[row] - times.arrival_ps[row])
-                self.moving_ps += int(path_ps[row, FIRST_PART:].sum())
-                self.wire_ps += int(times.bounds.wire_ps[row])
-                self.terminal_ps += int(times.bounds.terminal_ps[row])
+                wire_ps, terminal_ps = int(times.bounds.wire_ps[row]), int(times.bounds.terminal_ps[row])
+                busiest = "link" if wire_ps >= terminal_ps else "endpoint"
+                self.moving_ps[busiest] += int(path_ps[row, FIRST_PART:].sum())
+                self.work_ps[busiest] += max(wire_ps, terminal_ps)
                 self.has_recorded = self.has_recorded or operation.recorded_ps is not None
             if operation.recorded_algorithm:
                 self.replaced.add(
@@ -229,11 +227,12 @@ class Collected(Kept):
         tasks = block.schedule.tasks
         joins = np.array([operation.is_join for operation in block.schedule.operations], np.bool_)
         rows = np.flatnonzero(~joins[tasks.operation])
+        begin_ps = record.task_begin_ps - _computed_ps(block.schedule)
         self.tasks.append(
             [
                 block.operation[tasks.operation[rows]],
                 tasks.rank[rows],
-                record.task_begin_ps[rows],
+                begin_ps[rows],
                 record.task_end_ps[rows],
             ]
         )
@@ -304,13 +303,18 @@ class _OperationTimes:
     bounds: Bounds
 
 
+def _computed_ps(schedule: Schedule) -> Int64:
+    """Return the gaps of computations, which are these gaps; for all others the gap comes before the operation."""
+    tasks = schedule.tasks
+    computes = np.array([operation.op == "compute" for operation in schedule.operations], np.bool_)
+    gap_ps: Int64 = np.where(computes[tasks.operation], tasks.gap_ps, 0)
+    return gap_ps
+
+
 def _operation_times(
     network: Network, schedule: Schedule, traffic: Traffic, routes: Routes, record: BlockRecord
 ) -> _OperationTimes:
     tasks, count = schedule.tasks, len(schedule.operations)
-    # A computation is its gap; for all others the gap comes before the operation.
-    computes = np.array([operation.op == "compute" for operation in schedule.operations], np.bool_)
-    gap_ps = np.where(computes[tasks.operation], tasks.gap_ps, 0)
 
     def latest(values: Int64) -> Int64:
         last = np.zeros(count, np.int64)
@@ -318,7 +322,7 @@ def _operation_times(
         return last
 
     return _OperationTimes(
-        arrival_ps=latest(record.task_begin_ps - gap_ps),
+        arrival_ps=latest(record.task_begin_ps - _computed_ps(schedule)),
         end_ps=latest(record.task_end_ps),
         bounds=find_bounds(network, schedule, traffic, routes, record.task_begin_ps),
     )

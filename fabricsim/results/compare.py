@@ -25,6 +25,22 @@ SCHEMA = "fabricsim.compare/1"
 #: What makes an operation the same in both results.
 _OPERATION = ("name", "op", "ranks", "size_bytes")
 
+#: What may differ between the runs.
+_SETTINGS = (
+    "fabric",
+    "algorithms",
+    "mode",
+    "endpoint",
+    "routing",
+    "placement",
+    "packet",
+    "virtual_channels",
+    "arbitration",
+    "seed",
+    "overrides",
+    "faults",
+)
+
 
 def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> dict[str, Any]:
     """Compare two results of one workload.
@@ -49,12 +65,14 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> dict[str, A
     path_a, path_b = (_summary_path(Path(path)) for path in (a, b))
     one, other = _read_summary(path_a), _read_summary(path_b)
     _refuse_others(one, other, path_a, path_b)
+    about_a, about_b = _about(one, a), _about(other, b)
     a_us, b_us = one["simulated_time_ps"] / PS_PER_US, other["simulated_time_ps"] / PS_PER_US
     return {
         "schema": SCHEMA,
         "fabricsim_version": package_version(),
-        "a": _about(one, a),
-        "b": _about(other, b),
+        "a": about_a,
+        "b": about_b,
+        "differ": [name for name in _SETTINGS if about_a[name] != about_b[name]],
         "same_times": one["digest"] == other["digest"],
         "time_us": _change(a_us, b_us),
         "attribution_us": {
@@ -132,6 +150,15 @@ def _about(summary: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str
         "path": os.fspath(path),
         "command": summary["command"],
         "fabric": fabric["name"],
+        "algorithms": sorted({row["algorithm"] for row in summary["ops"]} - {""}),
+        "mode": summary["workload"].get("mode"),
+        "endpoint": fabric["endpoint"],
+        "routing": fabric["routing"],
+        "placement": summary["workload"]["placement"],
+        "packet": fabric["packet"]["name"],
+        "virtual_channels": fabric["virtual_channels"],
+        "arbitration": fabric["arbitration"],
+        "seed": summary["seed"],
         "overrides": fabric["overrides"],
         "faults": fabric["faults"],
         "digest": summary["digest"],

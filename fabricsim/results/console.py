@@ -51,7 +51,7 @@ _LEAST_PERCENT = 0.1
 _MAX_MOVED = 10
 #: Of the hottest channels this many are shown.
 _MAX_HOTTEST = 3
-#: Of faults that end alike this many are named.
+#: Of faults that end alike, and of planes, this many are named.
 _MAX_NAMES = 3
 
 _WHERE_FROM = "fabricsim fabrics NAME says where every number of a fabric is from."
@@ -205,14 +205,39 @@ def compare_answer(document: Mapping[str, Any]) -> RenderableType:
         f"{name} ({about['path']})" + _changes(about["overrides"], about["faults"], "  ")
         for name, about in zip(names, (a, b), strict=True)
     ]
+    # The lines above have these in full.
+    shown = ("fabric", "overrides", "faults")
+    header += [_difference(name, a, b) for name in document["differ"] if name not in shown]
     if document["same_times"]:
         header.append("All times are the same.")
     elif time_us["a"]:
         ratio = time_us["b"] / time_us["a"]
         header.append(f"B takes {ratio:.3f} times as long as A: {_signed(time_us['change'])} us.")
-    moved = sorted(document["ops"], key=lambda row: -abs(row["time_us"]["change"]))
+    parts = [] if document["same_times"] else _moved(document)
+    table = _table(("utilization", "%", "left"), ("A mean", ""), ("A max", ""), ("B mean", ""), ("B max", ""))
+    for name, used in document["utilization"].items():
+        cells = (None if used[letter] is None else used[letter][key] for letter in "ab" for key in ("mean", "max"))
+        table.add_row(name, *(_percent(cell) for cell in cells))
+    if any(used["a"] != used["b"] for used in document["utilization"].values()):
+        parts.append(table)
+    sentences = [document[letter]["bottleneck"]["sentence"] for letter in "ab"]
+    said = [f"A and B: {sentences[0]}"] if len({*sentences}) == 1 else [f"A: {sentences[0]}", f"B: {sentences[1]}"]
+    return _apart(Text("\n".join(header)), *parts, Text("\n".join(said)))
+
+
+def _difference(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Say how two runs differ in a setting."""
+    words = [
+        ", ".join(value) or "none" if isinstance(value, list) else "none" if value is None else str(value)
+        for value in (a[name], b[name])
+    ]
+    return f"{name.replace('_', ' ')}: A {words[0]}, B {words[1]}"
+
+
+def _moved(document: Mapping[str, Any]) -> list[RenderableType]:
+    """Lay out the changes of the critical path, of operations and of ranks."""
+    time_us = document["time_us"]
     parts: list[RenderableType] = [
-        Text("\n".join(header)),
         _compared(
             ("critical path", "us"),
             [
@@ -220,45 +245,41 @@ def compare_answer(document: Mapping[str, Any]) -> RenderableType:
                 for key, figures in [*document["attribution_us"].items(), ("in all", time_us)]
                 if figures["a"] or figures["b"]
             ],
-            _number,
         ),
-        _compared(
-            ("operation", "us"),
-            [(_operation_name(row), row["time_us"]) for row in moved[:_MAX_MOVED]],
-            _number,
+        *_most_moved(
+            ("operation", "us"), "operations", [(_operation_name(row), row["time_us"]) for row in document["ops"]]
         ),
     ]
     if document["ranks"]:
-        ranks = sorted(document["ranks"], key=lambda row: -abs(row["in_operations_us"]["change"]))
-        rows = [(f"rank {row['rank']}", row["in_operations_us"]) for row in ranks[:_MAX_MOVED]]
-        parts.append(_compared(("time in operations", "us"), rows, _number))
-    table = _table(("utilization", "%", "left"), ("A mean", ""), ("A max", ""), ("B mean", ""), ("B max", ""))
-    for name, used in document["utilization"].items():
-        cells = (None if used[letter] is None else used[letter][key] for letter in "ab" for key in ("mean", "max"))
-        table.add_row(name, *(_percent(cell) for cell in cells))
-    left_out = len(moved) - _MAX_MOVED
-    more = f"{left_out:,} more operations changed less, or not; --json FILE has them all.\n" if left_out > 0 else ""
-    sentences = (f"{letter.upper()}: {document[letter]['bottleneck']['sentence']}" for letter in "ab")
-    return _apart(*parts, table, Text(more + "\n".join(sentences)))
+        rows = [(f"rank {row['rank']}", row["in_operations_us"]) for row in document["ranks"]]
+        parts += _most_moved(("time in operations", "us"), "ranks", rows)
+    return parts
+
+
+def _most_moved(
+    what: tuple[str, str], things: str, rows: Sequence[tuple[str, Mapping[str, float]]]
+) -> Iterator[RenderableType]:
+    """Lay out the largest changes, and say how many are left out."""
+    yield _compared(what, sorted(rows, key=lambda row: -abs(row[1]["change"]))[:_MAX_MOVED])
+    if len(rows) > _MAX_MOVED:
+        yield Text(f"{len(rows) - _MAX_MOVED:,} more {things} changed less, or not; --json FILE has them all.")
 
 
 def _operation_name(row: Mapping[str, Any]) -> str:
     return f"{row['operation']}: {row['op']} of {row['size_bytes']:,} B"
 
 
-def _compared(
-    what: tuple[str, str], rows: Sequence[tuple[str, Mapping[str, float]]], write: Callable[[float], str]
-) -> Table:
+def _compared(what: tuple[str, str], rows: Sequence[tuple[str, Mapping[str, float]]]) -> Table:
     """Lay out figures of A and B, and their changes."""
     table = _table((*what, "left"), ("A", ""), ("B", ""), ("change", ""))
     for name, figures in rows:
-        table.add_row(name, write(figures["a"]), write(figures["b"]), _signed(figures["change"], write))
+        table.add_row(name, _number(figures["a"]), _number(figures["b"]), _signed(figures["change"]))
     return table
 
 
-def _signed(value: float, write: Callable[[float], str] | None = None) -> str:
+def _signed(value: float) -> str:
     sign = "+" if value > 0 else "-" if value < 0 else ""
-    return f"{sign}{(write or _number)(abs(value))}"
+    return f"{sign}{_number(abs(value))}"
 
 
 def fabrics_answer(document: Mapping[str, Any]) -> RenderableType:
@@ -573,20 +594,29 @@ def _verdict(result: Result) -> str:
 
 
 def _hottest(results: Sequence[Result]) -> Table:
-    """Lay out the channels that were busy longest, each with the flow that brings it most."""
+    """Lay out the channels that were busy longest, each with the flow that brings it most; alike planes as one."""
+    from fabricsim.results.hottest import hottest_in_planes
+
     table = _table(("hottest channels", "", "left"), ("plane", ""), ("busy", "%"), ("largest flow", "ranks"), ("", "B"))
     for result in results:
         table.add_row(result.network.name)
-        for row in result.hottest_channels[:_MAX_HOTTEST]:
+        for row, planes in hottest_in_planes(result, _MAX_HOTTEST):
             flow = row["flows"][0] if row["flows"] else None
             table.add_row(
                 f"  {row['channel']}",
-                str(row["plane"]),
+                _planes(planes),
                 _percent(row["utilization"]),
                 "-" if flow is None else f"{flow['source_rank']} to {flow['target_rank']}",
                 "-" if flow is None else f"{flow['bytes']:,}",
             )
     return table
+
+
+def _planes(planes: Sequence[int]) -> str:
+    """Write planes, ``0 to 6`` where they follow one another."""
+    if len(planes) > 1 and planes[-1] - planes[0] == len(planes) - 1:
+        return f"{planes[0]} to {planes[-1]}"
+    return ", ".join(map(str, planes[:_MAX_NAMES])) + (", ..." if len(planes) > _MAX_NAMES else "")
 
 
 def _estimate_header(estimate: Estimate) -> str:

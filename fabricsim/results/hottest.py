@@ -41,15 +41,54 @@ def hottest_channels(result: Result) -> list[dict[str, Any]]:
     Of channels that were busy as long the first ones; those that carried nothing are left out. The bytes of a flow are
     payload, as its route makes them expect.
     """
-    network, record = result.network, result.record
-    channels, names = network.channels, network.node_names
-    busy_ps = record.channel_busy_ps
+    busy_ps = result.record.channel_busy_ps
     order = np.argsort(-busy_ps, kind="stable")[:MAX_CHANNELS]
-    order = order[busy_ps[order] > 0]
-    crossings = [crossing(network, channel, result.info.seed) for channel in order.tolist()]
+    return _rows(result, order[busy_ps[order] > 0].tolist())
+
+
+def hottest_in_planes(result: Result, count: int) -> list[tuple[dict[str, Any], list[int]]]:
+    """Return the first *count* of ``hottest_channels``, those taken as one that are at the same place in other planes.
+
+    Each is the first of such channels, which were busy as long, and comes with the planes of all of them.
+    """
+    channels, busy_ps = result.network.channels, result.record.channel_busy_ps
+    planes: dict[tuple[int, int, str], list[int]] = {}
+    first: list[int] = []
+    for channel in np.argsort(-busy_ps, kind="stable").tolist():
+        if not busy_ps[channel] or (len(first) == count and busy_ps[channel] < busy_ps[first[-1]]):
+            break
+        plane = int(channels.plane[channel])
+        place = (int(busy_ps[channel]), int(channels.channel_class[channel]), _place(result.network, channel))
+        if place in planes:
+            planes[place].append(plane)
+        elif len(first) < count:
+            planes[place] = [plane]
+            first.append(channel)
+    return list(zip(_rows(result, first), planes.values(), strict=True))
+
+
+def channel_name(network: Network, channel: int) -> str:
+    """Name a channel as tables and ``--fault`` do: ``npu3-l1.0.2``."""
+    channels, names = network.channels, network.node_names
+    return f"{names[channels.source_node[channel]]}-{names[channels.target_node[channel]]}"
+
+
+def _place(network: Network, channel: int) -> str:
+    """Name the ends of a channel without its plane, which stands at the end of the names of switches."""
+    channels, names = network.channels, network.node_names
+    plane = f".{channels.plane[channel]}"
+    ends = (names[node[channel]] for node in (channels.source_node, channels.target_node))
+    return "-".join(name.removesuffix(plane) for name in ends)
+
+
+def _rows(result: Result, order: list[int]) -> list[dict[str, Any]]:
+    """Describe channels, ready for JSON."""
+    network, record = result.network, result.record
+    channels, names, busy_ps = network.channels, network.node_names, record.channel_busy_ps
+    crossings = [crossing(network, channel, result.info.seed) for channel in order]
     return [
         {
-            "channel": f"{names[channels.source_node[channel]]}-{names[channels.target_node[channel]]}",
+            "channel": channel_name(network, channel),
             "source": names[channels.source_node[channel]],
             "target": names[channels.target_node[channel]],
             "plane": int(channels.plane[channel]),
@@ -60,7 +99,7 @@ def hottest_channels(result: Result) -> list[dict[str, Any]]:
             "peak_occupancy_bytes": int(record.channel_peak_occupancy_bytes[channel]),
             "flows": flows,
         }
-        for channel, flows in zip(order.tolist(), _flows(result, crossings), strict=True)
+        for channel, flows in zip(order, _flows(result, crossings), strict=True)
     ]
 
 

@@ -131,7 +131,7 @@ def rows_of(record: RunRecord, tasks: slice, messages: slice) -> BlockRecord:
 
 def paths_of_blocks(case: Case, record: RunRecord, operations: int, order: Random | None) -> list[object]:
     """Attribute a case cut into blocks, which come in their order or shuffled; what is kept at the end is nothing."""
-    attribution = Attribution(case.network.endpoint, case.schedule.num_ranks)
+    attribution = Attribution(case.network.endpoint)
     blocks = list(ScheduleBlocks.of(case.schedule) if not operations else cut(case.schedule, operations))
     task_of, message_of = case.schedule.tasks.operation, case.schedule.messages.operation
     if order is not None:
@@ -146,7 +146,7 @@ def paths_of_blocks(case: Case, record: RunRecord, operations: int, order: Rando
     whole = attribution.finish(int(record.task_end_ps.max()))
     kept = attribution._ends, attribution._left, attribution._open
     assert not any(kept)
-    return [whole, attribution.late_ps.tolist(), [found[number] for number in sorted(found)]]
+    return [whole, [found[number] for number in sorted(found)]]
 
 
 @settings(max_examples=20)
@@ -192,6 +192,8 @@ def test_each_part_of_a_path_has_its_key() -> None:
         messages=2,
         tasks=2,
         late_ps=0,
+        latest_ps=0,
+        latest_rank=0,
     )
     assert result.summary()["attribution"]["percent"]["launch"] == pytest.approx(100 * 5_000 / 10_580)
 
@@ -228,6 +230,5 @@ def test_lateness_is_counted_from_the_median_rank() -> None:
         ranks = [*(TaskDraft(rank, not_before_ps=10 * rank) for rank in range(3)), late]
         schedule = build_schedule(4, [OperationDraft(ranks, [MessageDraft(3, 0, 100)])])
         record = run_schedule(crossbar(), schedule, terminal_of_rank=linear(schedule), kernel="python")
-        collected = finished(crossbar(), schedule, record).collected
-        assert collected.critical_path.late_ps == expected
-        assert collected.late_ps.tolist() == [0, 0, 0, expected]
+        path = finished(crossbar(), schedule, record).collected.critical_path
+        assert (path.late_ps, path.latest_ps, path.latest_rank) == (expected, expected, 3)

@@ -12,6 +12,7 @@ import pytest
 import fabricsim as fs
 from fabricsim.engine.driver import run_schedule
 from fabricsim.engine.work import PARTS
+from fabricsim.fabrics.network import Endpoint
 from fabricsim.results.bottleneck import CAUSES, Bottleneck
 from fabricsim.workloads.schedule import Schedule
 from fabricsim.workloads.trace import Clock, trace_from_rows
@@ -53,7 +54,7 @@ def test_a_slow_link_is_named(fabric: str, seed: int) -> None:
     found = named(fabric, workload, faults=[f"lanes:{link}=1/50"], seed=seed)
     assert found.cause == "link"
     ends = link.split("-")
-    assert any(" -> ".join(pair) in found.sentence for pair in (ends, ends[::-1]))
+    assert any(f"The channel {'-'.join(pair)} takes" in found.sentence for pair in (ends, ends[::-1]))
     assert "takes 50.00 times as long per byte" in found.sentence
 
 
@@ -203,6 +204,59 @@ def test_a_server_of_each_operation_is_named() -> None:
     found = made_of(build_schedule(4, drafts), "queueing")
     assert (found.cause, round(found.fraction, 1)) == ("link", 1.0)
     assert found.sentence.startswith("In each operation the wires that have most to move are busy: for ")
+
+
+@pytest.mark.parametrize(("size_bytes", "cause"), [(20_000, "endpoint"), (60_000, "link")])
+def test_operations_of_two_kinds_count_apart(size_bytes: int, cause: str) -> None:
+    """A wire limits one operation, a terminal's overheads the next: that with more work is named, with its part."""
+    network = crossbar(endpoint=Endpoint(launch_latency_ps=0, message_overhead_ps=300, slots=2))
+    drafts = [
+        OperationDraft([TaskDraft(rank) for rank in range(4)], [MessageDraft(0, 1, size_bytes)]),
+        OperationDraft(
+            [TaskDraft(rank, after=(0,)) for rank in range(4)],
+            [MessageDraft(1, peer, 1) for peer in (0, 2, 3) for _ in range(100)],
+        ),
+    ]
+    schedule = build_schedule(4, drafts)
+    result = finished(network, schedule, run_schedule(network, schedule, terminal_of_rank=linear(schedule)))
+    # 120 B on the wire per 100 B; two slots share 300 messages of 300 ps of overhead and 30 B.
+    assert result.collected.work_ps == {"link": size_bytes * 12 // 10, "endpoint": 300 * (300 + 30) // 2}
+    found = result.bottleneck
+    moving_ps = result.collected.moving_ps
+    assert sum(moving_ps.values()) == sum(row["time_ps"] for row in result.op_rows())
+    share = moving_ps[cause] / sum(moving_ps.values())
+    assert found.cause == cause
+    assert found.fraction == result.collected.work_ps[cause] / sum(moving_ps.values())
+    assert found.sentence.startswith(f"In operations that make up {share:.0%} of the ")
+    of_wires, of_terminals = "the wires that have most to move are", "the terminal that has most to do is"
+    words = sorted((of_wires, of_terminals), key=found.sentence.index)
+    assert words[0] == (of_wires if cause == "link" else of_terminals)
+
+
+def test_the_late_rank_is_one_that_the_path_waits_for() -> None:
+    """Rank 7 is the latest of all, in an operation that nothing waits for; on the path rank 2 is later than rank 3."""
+    four = range(4)
+    drafts = [
+        OperationDraft(
+            [TaskDraft(rank, not_before_ps=500_000 * (rank == 3), launches=False) for rank in four],
+            [MessageDraft(3, rank, 1) for rank in range(3)],
+        ),
+        OperationDraft(
+            [TaskDraft(rank, not_before_ps=900_000 * (rank == 7), launches=False) for rank in range(4, 8)],
+            [MessageDraft(7, 4, 1)],
+        ),
+        OperationDraft(
+            [TaskDraft(rank, not_before_ps=1_100_000 * (rank == 2), launches=False, after=(0,)) for rank in four],
+            [MessageDraft(2, 0, 1)],
+        ),
+    ]
+    schedule, network = build_schedule(8, drafts), crossbar(8)
+    result = finished(network, schedule, run_schedule(network, schedule, terminal_of_rank=linear(schedule)))
+    path = result.collected.critical_path
+    assert path.latest_rank == 2
+    assert path.late_ps == 500_000 + path.latest_ps
+    assert result.bottleneck.cause == "straggler"
+    assert result.bottleneck.sentence.startswith("Rank 2 is late, by ")
 
 
 def test_a_run_of_no_time_has_a_sentence_too() -> None:

@@ -21,6 +21,7 @@ from fabricsim.results.spool import Spool
 from fabricsim.workloads import trace_file
 from fabricsim.workloads.replay import MODES, Mode, schedule_blocks
 from fabricsim.workloads.schedule import ScheduleBlocks
+from fabricsim.workloads.trace import Clock, trace_from_rows
 from tests.results.small import tiny_fabric
 from tests.workloads.joined import joined
 from tests.workloads.trace_cases import random_trace, write_long_trace
@@ -65,11 +66,11 @@ def outcome(blocks: ScheduleBlocks, fabric: FabricSpec) -> list[object]:
     """All figures and tables of a replay."""
     result = simulate(fabric, Workload(blocks, {"kind": "trace"}))
     tables = (result.ops, result.tasks, result.messages, result.channels)
-    path, late_ps = result.collected.critical_path, result.collected.late_ps.tolist()
     figures = (
         result.digest,
-        path,
-        late_ps,
+        result.collected.critical_path,
+        result.collected.moving_ps,
+        result.collected.work_ps,
         result.in_flight_ps,
         result.message_latency,
         result.packet_latency,
@@ -89,6 +90,31 @@ def test_blocks_give_the_result_of_the_whole_trace(seed: int, mode: Mode, max_op
         return
     expected = outcome(ScheduleBlocks.of(whole), fabric)
     assert outcome(schedule_blocks(trace, mode, max_operations=max_operations), fabric) == expected
+
+
+def test_a_computation_is_its_gap_in_the_table_of_tasks(fabric: FabricSpec) -> None:
+    """Of two ranks that compute and then exchange 64 B: begin to end of the one is the gap, the other begins after."""
+    rows = [
+        {"op": op, "rank": rank, "group_id": 0, "send_bytes": size, "recv_bytes": size,
+         "t_start_ns": begin_ns, "t_end_ns": begin_ns + 3_000, "stream": 0, **more}
+        for rank in range(2)
+        for op, size, begin_ns, more in (("compute", 0, 0, {}), ("all_reduce", 64, 4_000, {"group_seq": 0}))
+    ]  # fmt: skip
+    trace = trace_from_rows(
+        rows,
+        world_size=2,
+        groups=[{"id": 0, "name": "world", "desc": "", "ranks": [0, 1]}],
+        clock=Clock(aligned=True, max_skew_ns=None),
+        source={"format": "test"},
+    )
+    result = replay(trace, fabric)
+    ops = {row["operation"]: row for row in result.ops.to_pylist()}
+    tasks = [(ops[row["operation"]], row) for row in result.tasks.to_pylist()]
+    computed = [(op, row) for op, row in tasks if op["op"] == "compute"]
+    assert [row["end_ps"] - row["begin_ps"] for _, row in computed] == [3_000_000] * 2
+    assert all((op["begin_ps"], op["end_ps"]) == (row["begin_ps"], row["end_ps"]) for op, row in computed)
+    (reduce_ps,) = {row["begin_ps"] for op, row in tasks if op["op"] == "all_reduce"}
+    assert reduce_ps > 3_000_000
 
 
 def test_a_spool_is_read_in_the_order_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,17 @@ from fabricsim.results.attribution import KEYS
 
 
 def written(
-    folder: Path, fabric: Any = "nvl72", *, size: str = "256KiB", op: str = "all_to_all", **options: Any
+    folder: Path,
+    fabric: Any = "nvl72",
+    *,
+    size: str = "256KiB",
+    op: str = "all_to_all",
+    ranks: int = 8,
+    **options: Any,
 ) -> Path:
-    """Run a collective over 8 ranks and write its result, tasks and all."""
+    """Run a collective and write its result, tasks and all."""
     algorithm = options.pop("algorithm", None)
-    result = fs.simulate(fabric, fs.collective(op, size=size, ranks=8, algorithm=algorithm), **options)
+    result = fs.simulate(fabric, fs.collective(op, size=size, ranks=ranks, algorithm=algorithm), **options)
     result.write(folder)
     feather.write_feather(result.tasks, folder / "tasks.arrow")
     return folder
@@ -48,6 +54,7 @@ def test_a_late_rank_is_where_the_time_moved(results: dict[str, Path]) -> None:
     assert min(in_operations[:3] + in_operations[4:]) > 15 > 1 > abs(in_operations[3])
     assert found["b"]["bottleneck"]["cause"] == "straggler"
     assert found["b"]["faults"] == ["arrival_skew:3=20us"]
+    assert found["differ"] == ["faults"]
 
 
 def test_the_same_result_has_not_moved(results: dict[str, Path]) -> None:
@@ -88,6 +95,7 @@ def test_other_messages_are_refused_but_for_another_algorithm(results: dict[str,
     """An all-to-all in lock step has the same operation; one of other bytes under the same name is refused."""
     found = fs.compare(results["nvl72"], written(tmp_path / "rotated", algorithm="rotated"))
     assert found["ops"][0]["algorithm"] == {"a": "direct", "b": "rotated"}
+    assert found["differ"] == ["algorithms"]
     summary = json.loads((results["nvl72"] / "summary.json").read_bytes())
     summary["workload"]["message_bytes"] += 1
     (tmp_path / "other.json").write_text(json.dumps(summary))
@@ -128,7 +136,27 @@ def test_the_command_prints_what_moved(results: dict[str, Path], capsys: pytest.
     words = " ".join(out.split())
     assert "dependency wait 0.000 20.00 +20.00" in words
     assert "0: all_to_all of 262,144 B" in words
-    assert "B: Rank 3 is late: the critical path waits 20 us" in words
+    assert "B: Rank 3 is late, by 20 us: the critical path waits 20 us" in words
     assert cli.main(["compare", str(results["nvl72"]), str(results["late"]), "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out) == fs.compare(results["nvl72"], results["late"])
     assert cli.main(["compare", str(results["nvl72"]), "nowhere"]) == 2
+
+
+def test_the_command_says_what_differs_and_what_it_leaves_out(
+    tmp_path: Path, results: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings that are not the same, each with both values; more than ten ranks; equal times without tables."""
+    one = written(tmp_path / "one", "cloudmatrix384", ranks=12, routing="adaptive")
+    other = written(tmp_path / "other", "cloudmatrix384", ranks=12, endpoint="ideal", placement="scatter", seed=7)
+    assert fs.compare(one, other)["differ"] == ["endpoint", "routing", "placement", "seed"]
+    assert cli.main(["compare", str(one), str(other)]) == 0
+    out = capsys.readouterr().out
+    assert "endpoint: A fitted, B ideal\nrouting: A adaptive, B spray\nplacement: A linear, B scatter\n" in out
+    assert "seed: A 1, B 7\n" in out
+    assert "mode" not in out
+    assert "2 more ranks changed less, or not; --json FILE has them all." in out
+    assert cli.main(["compare", str(results["nvl72"]), str(results["nvl72"])]) == 0
+    out = capsys.readouterr().out
+    assert "All times are the same." in out
+    assert "A and B: " in out
+    assert not {"change", "utilization"} & set(out.split())

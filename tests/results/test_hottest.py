@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 
 from fabricsim.engine.driver import RunRecord, run_schedule
-from fabricsim.results.hottest import crossing
+from fabricsim.results.hottest import crossing, hottest_in_planes
 from fabricsim.results.traffic import message_traffic
 from tests.oracle.cases import Case, random_cases, synchronised_cases
 from tests.results.small import crossbar, finished, linear, one_operation
@@ -81,3 +81,20 @@ def test_flows_are_those_of_ranks_and_the_largest_first() -> None:
         ],
     }
     assert [row["busy_ps"] for row in hottest] == [600, 360, 240, 30, 30]
+
+
+def test_alike_planes_are_taken_as_one() -> None:
+    """6,000 B over three planes: one entry per place, though a plane that carries another message is apart."""
+    for messages, expected in (
+        ([(1, 0, 6_000)], [("gpu1-switch.0.0", [0, 1, 2]), ("switch.0.0-gpu0", [0, 1, 2])]),
+        ([(1, 0, 6_000), (2, 0, 4)], None),
+    ):
+        schedule, network = one_operation(*messages), crossbar(planes=3)
+        record = run_schedule(network, schedule, terminal_of_rank=linear(schedule), kernel="python")
+        found = hottest_in_planes(finished(network, schedule, record), 3)
+        if expected is None:
+            (plane,) = found[0][1]
+            assert found[0][0]["channel"] == f"switch.0.{plane}-gpu0"
+            assert sorted(found[2][1] + [plane]) == [0, 1, 2]
+        else:
+            assert [(row["channel"], planes) for row, planes in found] == expected

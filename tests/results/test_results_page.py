@@ -97,22 +97,26 @@ def test_the_page_has_every_field_of_a_comparison_and_no_other(tiny: fs.FabricSp
 
 
 def test_the_page_has_every_field_of_a_comparison_of_results(
-    tiny: fs.FabricSpec, tmp_path_factory: pytest.TempPathFactory
+    tiny: fs.FabricSpec, small_trace: fs.Trace, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """With and without tasks, of fabrics without a class in common, of runs that take no time; b is like a."""
+    """With and without tasks, of collectives and a replay, of fabrics without a class in common; b is like a."""
     folder = tmp_path_factory.mktemp("compared")
     moving = fs.collective("all_to_all", size="4KiB", ranks=2)
     alone = fs.collective("all_to_all", size="16B", ranks=1)
+    apart = fs.collective("send_recv", size="1KiB", ranks=2)  # with packets that have a choice
     for name, run in {
         "a": fs.simulate(tiny, moving, faults=["plane:1"]),
         "b": fs.simulate("cloudmatrix384", moving),
         "none": fs.simulate("cloudmatrix384", alone, endpoint="ideal"),
+        "apart": fs.simulate("cloudmatrix384", apart, placement="scatter"),
+        "replayed": fs.replay(small_trace, tiny),
     }.items():
         run.write(folder / name, command=None if name == "a" else "fabricsim run")
         feather.write_feather(run.tasks, folder / name / "tasks.arrow")
     found: dict[str, set[str]] = {}
     shutil.copy(folder / "b" / "summary.json", folder / "elsewhere.json")
-    for one, other in (("a", "b"), ("none", "none"), ("a", "elsewhere.json")):
+    both = (("a", "b"), ("none", "none"), ("a", "elsewhere.json"), ("apart", "apart"), ("replayed", "replayed"))
+    for one, other in both:
         document = fs.compare(folder / one, folder / other)
         for path, kind in fields({key: value for key, value in document.items() if key != "b"}):
             path = re.sub(r"(?<=attribution_us\.)\w+", "<key>", path)
