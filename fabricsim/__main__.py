@@ -1,10 +1,19 @@
-"""``python -m fabricsim``: the command line without the installed script."""
+"""``fabricsim`` and ``python -m fabricsim``: the command line as a process of its own."""
 
 from __future__ import annotations
 
 import sys
 
-from fabricsim.cli import main
+from fabricsim.results.signals import hold
+
+
+def run() -> int:
+    """Run the command of this process and return its exit code."""
+    hold()
+    from fabricsim.cli import main  # no signal ends the process while that is loaded
+
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -323,14 +323,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("fabrics", nargs="*", metavar="FABRIC", help="fabrics to examine (default: the catalog)")
 
-    _add_campaign(commands, command, json_option)
+    _add_campaign(commands, command, json_option, reporting)
 
     warmup = command(commands, "warmup", _warmup, "compile the kernel and keep it for the runs to come")
     warmup.add_argument("--kernel", default="auto", metavar="NAME", help="auto, numba, c or python (default: auto)")
     return parser
 
 
-def _add_campaign(commands: Any, command: Callable[..., _Parser], json_option: _Parser) -> None:
+def _add_campaign(commands: Any, command: Callable[..., _Parser], json_option: _Parser, reporting: _Parser) -> None:
     """Describe ``fabricsim campaign``."""
     campaign = commands.add_parser("campaign", help="plan, run and merge many runs (docs/batch.md)", allow_abbrev=False)
     campaigns = campaign.add_subparsers(metavar="COMMAND", required=True)
@@ -338,7 +338,7 @@ def _add_campaign(commands: Any, command: Callable[..., _Parser], json_option: _
     plan = command(campaigns, "plan", _campaign_plan, "number and name the cases of a study")
     plan.add_argument("study", metavar="STUDY", help="a TOML file of axes, filters and replicas")
     plan.add_argument("-o", "--output", required=True, metavar="DIR", help="the new or empty folder of the plan")
-    run = command(campaigns, "run", _campaign_run, "run the cases that have no valid result yet")
+    run = command(campaigns, "run", _campaign_run, "run the cases that have no valid result yet", reporting)
     status = command(campaigns, "status", _campaign_status, "list done, running, failed and missing cases", json_option)
     merge = command(campaigns, "merge", _campaign_merge, "write all results into one table")
     slurm = command(campaigns, "slurm", _campaign_slurm, "print a script for sbatch that runs the plan as a job array")
@@ -359,7 +359,6 @@ def _add_campaign(commands: Any, command: Callable[..., _Parser], json_option: _
     run.add_argument(
         "--threads", type=int, metavar="N", help="of each case (default: 1; of a single case the CPUs given)"
     )
-    run.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
     merge.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="a file that ends in .parquet, .arrow or .csv"
@@ -372,14 +371,20 @@ def _add_campaign(commands: Any, command: Callable[..., _Parser], json_option: _
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; ``argv`` without the program's name."""
+    """Run one command and return its exit code.
+
+    ``argv`` is without the program's name; left out it is that of the process, which is to end with the command.
+    """
+    ends = argv is None
     argv = sys.argv[1:] if argv is None else list(argv)
     args = build_parser().parse_args(argv)
     args.command_line = shlex.join(["fabricsim", *argv])
     # Nothing here multiplies matrices, and the threads that NumPy's OpenBLAS starts for that take time from the rest.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        with Signals(keeps=hasattr(args, "resume") and (args.output or args.checkpoint) is not None) as args.signals:
+        keeps = hasattr(args, "resume") and (args.output or args.checkpoint) is not None
+        with Signals(keeps=keeps, ends=ends) as args.signals:
+            args.signals.admit()
             code: int = args.function(args) or 0
     except CheckpointedError as error:
         again = args.command_line if args.resume else f"{args.command_line} --resume"
@@ -388,8 +393,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FabricsimError as error:
         _complain(args, error)
         return error.exit_code
-    except KeyboardInterrupt:
-        _log(args).say("interrupted", "interrupted; nothing was kept of the unfinished run", exit_code=EXIT_SIGINT)
+    except KeyboardInterrupt as interrupt:
+        kept = str(interrupt) or "interrupted; nothing was kept of the unfinished run"
+        _log(args).say("interrupted", kept, exit_code=EXIT_SIGINT)
         return EXIT_SIGINT
     except BrokenPipeError:
         # The interpreter flushes standard output once more at its end; let that go nowhere.
@@ -411,7 +417,7 @@ def _counter(args: argparse.Namespace, label: str) -> CountReporter:
     from fabricsim.results.progress import CountReporter
 
     reporter = CountReporter(label, quiet=args.quiet, log=_log(args))
-    args.signals.watch(reporter.ask)
+    args.signals.watch(reporter)
     return reporter
 
 
@@ -545,7 +551,7 @@ def _simulate(
             label = f"{fabric.name} ({number + 1}/{len(runs)})"
             with ProgressReporter(label, quiet=args.quiet, log=_log(args)) as progress:
                 checkpoint = batch.checkpoint(number)
-                args.signals.watch(progress.ask, checkpoint)
+                args.signals.watch(progress, checkpoint)
                 kept = {} if checkpoint is None else {"checkpoint": checkpoint}
                 done = run(
                     *(fabric, workload), **options, kernel=args.kernel, threads=args.threads, progress=progress, **kept
@@ -693,13 +699,21 @@ def _campaign_run(args: argparse.Namespace) -> int:
     from fabricsim.campaigns import console
     from fabricsim.campaigns.plan import open_plan
     from fabricsim.campaigns.run import run_cases
-    from fabricsim.results.progress import CountReporter
+    from fabricsim.results.progress import ProgressReporter
 
     plan = open_plan(args.folder)
     if args.case is not None:
         cases = [plan.case(args.case)]
     else:
         cases = list(plan.cases) if args.index is None else plan.at(args.index)
+    counter = _counter(args, "cases")
+
+    def watch(index: int) -> ProgressReporter:
+        # Never begun as a context: a bar for each of many short cases would flicker.
+        reporter = ProgressReporter(f"case {index} ({plan.cases[index].case})", quiet=args.quiet, log=_log(args))
+        args.signals.watch(reporter)
+        return reporter
+
     ran = run_cases(
         plan,
         cases,
@@ -708,8 +722,9 @@ def _campaign_run(args: argparse.Namespace) -> int:
         scheduler=args.scheduler,
         kernel=args.kernel,
         threads=args.threads,
-        progress=CountReporter("cases", quiet=args.quiet),
-        report=lambda words: print(f"fabricsim: {words}", file=sys.stderr, flush=True),
+        progress=counter,
+        report=_log(args).say,
+        watch=watch,
     )
     print(console.run_answer(plan, ran))
     return ran.exit_code
@@ -737,7 +752,8 @@ def _campaign_slurm(args: argparse.Namespace) -> None:
     from fabricsim.campaigns.slurm import script
 
     plan = open_plan(args.folder)
-    sys.stdout.write(script(plan, per_task=args.per_task, cpus=args.cpus, all_cases=args.all))
+    text = script(plan, per_task=args.per_task, cpus=args.cpus, all_cases=args.all, warn=_log(args).say)
+    sys.stdout.write(text)
 
 
 def _doctor(args: argparse.Namespace) -> None:

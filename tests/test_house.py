@@ -93,7 +93,7 @@ def test_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     modules = {name for name in held if ".dist-info/" not in name}
     assert modules - {KERNEL} == {path.relative_to(ROOT).as_posix() for path in files}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in held)
-    assert "fabricsim = fabricsim.cli:main" in commands
+    assert "fabricsim = fabricsim.__main__:run" in commands
 
 
 def test_the_kernel_is_compiled_from_the_sdist(built: Path) -> None:

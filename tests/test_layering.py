@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "campaigns": {"errors", "units", "files", "fabrics", "workloads", "engine", "results"},
     "fabricsim": {"errors", "units", "fabrics", "workloads", "engine", "results", "campaigns"},
     "cli": {"errors", "units", "fabrics", "workloads", "engine", "results", "campaigns", "fabricsim"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "results"},
 }
 
 HEAVY = {"bokeh", "llvmlite", "numba", "pandas", "perfetto", "pyarrow", "pydantic", "rich"}

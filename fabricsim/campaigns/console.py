@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,10 +18,11 @@ MAX_ENTRIES = 10
 
 def plan_answer(plan: Plan, *, is_new: bool) -> str:
     """Say what was planned, and how to go on."""
+    folder = shlex.quote(str(plan.folder))
     return (
         f"{plan.folder}: {len(plan.cases):,} cases {'planned' if is_new else 'were planned before, and are the same'}\n"
-        f"run them with fabricsim campaign run {plan.folder}, or as a Slurm array: fabricsim campaign slurm "
-        f"{plan.folder} | sbatch"
+        f"run them with fabricsim campaign run {folder}, or as a Slurm array: "
+        f"fabricsim campaign slurm {folder} | sbatch"
     )
 
 

@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from fabricsim.campaigns.work import Order, Outcome, ending, work_on
+from fabricsim.campaigns.work import Order, Outcome, RunProgress, ending, work_on
 from fabricsim.engine.threads import default_threads
 from fabricsim.errors import ConfigError, IncompleteError, unknown
 
@@ -25,10 +25,16 @@ MPI_COMMAND = "mpirun -n N python -m mpi4py.futures -m fabricsim campaign run DI
 #: A worker that was told to end and has not after this long, because it compiles, is left no choice.
 END_WITHIN_S = 1.0
 
-#: How long a signal may wait while all others work.
+#: How long a signal, or a look at the clock, may wait while all others work.
 WAKE_EVERY_S = 0.2
 
-Outcomes = Callable[[Iterable[Order]], Iterator[Outcome]]
+#: What launchers and terminals send to all processes of a group; those that work for another one leave it to that one.
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+#: Makes outcomes of orders, each as soon as it is there; ``None`` now and then while there is none.
+Outcomes = Callable[[Iterable[Order]], Iterator[Outcome | None]]
+#: Gives, for the index of a case that is run in this process, whom to tell how far it is.
+Watch = Callable[[int], RunProgress]
 
 
 def default_executor() -> str:
@@ -37,8 +43,10 @@ def default_executor() -> str:
 
 
 @contextmanager
-def workers(name: str, *, cases: int, count: int | None, scheduler: str | None, threads: int) -> Iterator[Outcomes]:
-    """Start workers, and give what makes outcomes of orders, each as soon as it is there; end them with the block.
+def workers(
+    name: str, *, cases: int, count: int | None, scheduler: str | None, threads: int, watch: Watch | None = None
+) -> Iterator[Outcomes]:
+    """Start workers, and give what makes outcomes of orders; end them with the block.
 
     Parameters
     ----------
@@ -52,6 +60,8 @@ def workers(name: str, *, cases: int, count: int | None, scheduler: str | None, 
         Of ``dask``: the address of its scheduler.
     threads
         That each worker computes with.
+    watch
+        Of ``local``, where no process is started: whom to tell how far a case is.
 
     Raises
     ------
@@ -70,7 +80,7 @@ def workers(name: str, *, cases: int, count: int | None, scheduler: str | None, 
         if name == "local":
             number = min(_count(count, threads), cases)
             if number <= 1:
-                yield lambda orders: map(work_on, orders)
+                yield lambda orders: (work_on(order, watch and watch(order.index)) for order in orders)
                 return
             executor: Executor = stack.enter_context(_processes(number))
         elif name == "mpi":
@@ -101,22 +111,34 @@ def _count(asked: int | None, threads: int) -> int:
     return asked
 
 
-def _all(executor: Executor, orders: Iterable[Order]) -> Iterator[Outcome]:
+def _all(executor: Executor, orders: Iterable[Order]) -> Iterator[Outcome | None]:
     ended: SimpleQueue[Future[Outcome]] = SimpleQueue()
     try:
-        futures = [executor.submit(work_on, order) for order in orders]
+        with _blocked():  # this starts the processes, and they are born so
+            futures = [executor.submit(work_on, order) for order in orders]
         for future in futures:
             future.add_done_callback(ended.put)
-        for _ in futures:
-            yield _next(ended).result()
+        left = len(futures)
+        while left:
+            try:  # Python handles a signal that another thread got once this one wakes up
+                future = ended.get(timeout=WAKE_EVERY_S)
+            except Empty:
+                yield None
+                continue
+            left -= 1
+            yield future.result()
     except BrokenExecutor:
         raise _killed("with fewer --workers ") from None
 
 
-def _next(ended: SimpleQueue[Future[Outcome]]) -> Future[Outcome]:
-    while True:  # Python handles a signal that another thread got once this one wakes up
-        with suppress(Empty):
-            return ended.get(timeout=WAKE_EVERY_S)
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Let signals to the group wait, here and in what is started meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -124,12 +146,16 @@ def _processes(count: int) -> Iterator[Executor]:
     """Start processes that end with this one: they watch a pipe of which only this one has the other end."""
     context = multiprocessing.get_context("spawn")  # not fork: threads of a kernel do not survive that
     reader, writer = context.Pipe(duplex=False)
-    executor = ProcessPoolExecutor(count, context, _begin, (reader,))
+    with _blocked():  # for the process that tracks semaphores; it ends with this one
+        executor = ProcessPoolExecutor(count, context, _begin, (reader,))
     try:
         yield executor
-    finally:
-        if sys.exc_info()[0] is not None:
+    except BaseException:
+        with _blocked():  # the workers end at once; a signal more may not keep this one from waiting for that
             writer.close()
+            executor.shutdown(cancel_futures=True)
+        raise
+    finally:
         executor.shutdown(cancel_futures=True)
         writer.close()
         reader.close()
@@ -137,9 +163,10 @@ def _processes(count: int) -> Iterator[Executor]:
 
 def _begin(reader: Connection) -> None:
     """Begin a worker: signals are for the process that started it, of whose end the pipe tells."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # between two cases; see work.py for what happens within one
+    for number in _GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # between two cases; see work.py for what happens within one
     threading.Thread(target=_end_with, args=(reader,), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)  # blocked since the process began
 
 
 def _end_with(reader: Connection) -> None:
@@ -163,7 +190,8 @@ def _mpi() -> Iterator[Executor]:
         raise ConfigError(f"--executor mpi needs the launcher of mpi4py; start it as {MPI_COMMAND}")
     from mpi4py.futures import MPIPoolExecutor
 
-    executor: Executor = MPIPoolExecutor()
+    # Launchers pass it on to all ranks; to this one it is a question (docs/batch.md).
+    executor: Executor = MPIPoolExecutor(initializer=signal.signal, initargs=(signal.SIGUSR1, signal.SIG_IGN))
     try:
         yield executor
     finally:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from fabricsim.campaigns.study import DEFAULT, SET, Point, read_study
 from fabricsim.engine.placement import LINEAR
 from fabricsim.errors import ConfigError, unknown
 from fabricsim.fabrics import FabricSpec, load_fabric
-from fabricsim.fabrics.faults import read_faults
+from fabricsim.fabrics.faults import RANK_KINDS, Fault, read_faults, touched_channels
 from fabricsim.fabrics.spec import ENDPOINTS
 from fabricsim.fabrics.topologies import DETOUR_ROUTINGS, ROUTINGS
 from fabricsim.files import whole_file
@@ -67,6 +67,11 @@ class Case:
     seed: int
 
 
+#: The fields of ``Case`` that say which one it is, and on what; the others say what is run there.
+_WHERE = ("index", "case", "fabric", "fabric_sha256", "spec_sha256", "overrides")
+_WHAT = tuple(field.name for field in fields(Case) if field.name not in _WHERE)
+
+
 @dataclass(frozen=True)
 class Plan:
     """All cases of a study, in their order, and the fabrics that they run on as TOML texts.
@@ -92,26 +97,39 @@ class Plan:
         """Find the cases of indices as Slurm writes them: ``7``, ``0-9`` or ``3,7,12-15``."""
         indices: list[int] = []
         for part in ranges.split(","):
-            first, _, last = part.partition("-")
-            if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+            first, dash, last = part.partition("-")
+            last = last if dash else first
+            if not first.isdecimal() or not last.isdecimal() or int(last) < int(first):
                 raise ConfigError(f"--index {ranges!r}: write whole numbers and ranges, as in 7, 0-9 or 3,7,12-15")
-            if int(last or first) >= len(self.cases):
+            if int(last) >= len(self.cases):
                 raise ConfigError(
                     f"--index {ranges}: {self.folder} has the indices 0 to {len(self.cases) - 1}; stay within them"
                 )
-            indices += range(int(first), int(last or first) + 1)
+            indices += range(int(first), int(last) + 1)
         if len(set(indices)) < len(indices):
             raise ConfigError(f"--index {ranges}: names an index twice; name it once")
         return [self.cases[index] for index in indices]
 
     def spec(self, case: Case) -> FabricSpec:
         """Build the fabric of a case; those used last are kept."""
+        return self._hashed_spec(case)[0]
+
+    def _hashed_spec(self, case: Case) -> tuple[FabricSpec, str]:
         return _spec(self.fabrics[case.fabric_sha256], case.fabric, tuple(case.overrides.items()))
+
+    def is_itself(self) -> bool:
+        """Tell whether every case is what its index and its name say."""
+        for index, case in enumerate(self.cases):
+            spec, spec_sha256 = self._hashed_spec(case)
+            what = {name: getattr(case, name) for name in _WHAT}
+            if (index, spec_sha256, _named(spec, spec_sha256, what)) != (case.index, case.spec_sha256, case.case):
+                return False
+        return True
 
 
 @lru_cache(maxsize=256)  # of a study of so many fabrics and settings each is read once
-def _spec(text: str, origin: str, overrides: tuple[tuple[str, str], ...]) -> FabricSpec:
-    return FabricSpec.from_toml(text, origin=origin).with_overrides(dict(overrides))
+def _spec(text: str, origin: str, overrides: tuple[tuple[str, str], ...]) -> tuple[FabricSpec, str]:
+    return _hashed(FabricSpec.from_toml(text, origin=origin).with_overrides(dict(overrides)))
 
 
 def make_plan(study: str | os.PathLike[str], folder: str | os.PathLike[str]) -> tuple[Plan, bool]:
@@ -169,9 +187,11 @@ def open_plan(folder: str | os.PathLike[str]) -> Plan:
                 document["fabrics"],
                 tuple(Case(**(entry | {"faults": tuple(entry["faults"])})) for entry in document["cases"]),
             )
-            return plan
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path}: is damaged; plan the study anew in another folder") from None
+            if plan.is_itself():
+                return plan
+            raise ValueError("a case is not what it says")
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError):
+        raise ConfigError(f"{path}: is damaged, or was edited; plan the study anew in another folder") from None
     raise ConfigError(
         f"{path}: was made by fabricsim {version} (schema {schema}), and this is {package_version()} ({SCHEMA}), of "
         "which results may differ; plan the study in a new folder, or run the version that planned it"
@@ -188,7 +208,8 @@ def _content(title: str, fabrics: Mapping[str, str], cases: list[Case]) -> bytes
 def _cases(points: list[Point], study: Path, fabrics: dict[str, str]) -> list[Case]:
     """Resolve all points; the texts of the fabrics that they name go into *fabrics*."""
     specs: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[FabricSpec, str]] = {}
-    faults: dict[tuple[str, ...], tuple[str, ...]] = {}
+    faults: dict[tuple[str, ...], tuple[Fault, ...]] = {}
+    placed: set[tuple[str, tuple[str, ...]]] = set()
     taken: dict[str, int] = {}
     cases = []
     for index, point in enumerate(points):
@@ -206,8 +227,11 @@ def _cases(points: list[Point], study: Path, fabrics: dict[str, str]) -> list[Ca
             spec, spec_sha256 = specs[key]
             if point["fault"] not in faults:
                 beside = [study.parent / fault if fault.endswith(".toml") else fault for fault in point["fault"]]
-                faults[point["fault"]] = tuple(fault.text for fault in read_faults(beside))
-            what = _what(point, spec, faults[point["fault"]])
+                faults[point["fault"]] = read_faults(beside)
+            what = _what(point, spec, tuple(fault.text for fault in faults[point["fault"]]))
+            if (spec_sha256, point["fault"]) not in placed:
+                _place(spec, faults[point["fault"]])
+                placed.add((spec_sha256, point["fault"]))
         except ConfigError as error:
             raise ConfigError(f"{study}: case {index} ({_words(point)}): {error}") from None
         name = _named(spec, spec_sha256, what)
@@ -221,6 +245,15 @@ def _cases(points: list[Point], study: Path, fabrics: dict[str, str]) -> list[Ca
             fabrics[plain_sha256] = plain.to_toml()
         cases.append(Case(index, name, point["fabric"], plain_sha256, spec_sha256, overrides, **what))
     return cases
+
+
+def _place(spec: FabricSpec, faults: tuple[Fault, ...]) -> None:
+    """Raise ``ConfigError`` for a switch, link or plane that the fabric does not have; ranks are left to the run."""
+    faults = tuple(fault for fault in faults if fault.kind not in RANK_KINDS)
+    network = spec.network() if faults else None
+    for fault in faults:
+        assert network is not None
+        touched_channels(network, fault)
 
 
 def _hashed(spec: FabricSpec) -> tuple[FabricSpec, str]:

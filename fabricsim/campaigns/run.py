@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fabricsim.campaigns.executors import default_executor, workers
+from fabricsim.campaigns.executors import Outcomes, Watch, default_executor, workers
 from fabricsim.campaigns.plan import Case, Plan
 from fabricsim.campaigns.store import Failure, Store
 from fabricsim.campaigns.work import Order
@@ -17,9 +17,13 @@ from fabricsim.errors import InterruptedRunError
 #: Between two looks at cases that others are at work on.
 LOOK_EVERY_S = 0.5
 
+#: What is said of a run that a signal ends.
+INTERRUPTED = "interrupted; what is done is kept, and the same command runs the cases without a result"
+
 #: Told how many cases are done, and of how many.
 Progress = Callable[[int, int], None]
-Report = Callable[[str], None]
+#: Told of an event, ``failed`` or ``waiting``, in words.
+Report = Callable[[str, str], None]
 
 
 @dataclass
@@ -47,7 +51,8 @@ def run_cases(
     kernel: str = "auto",
     threads: int | None = None,
     progress: Progress = lambda done, total: None,
-    report: Report = lambda words: None,
+    report: Report = lambda event, words: None,
+    watch: Watch | None = None,
 ) -> Ran:
     """Give every case a valid result or a failure, and return what was done for that.
 
@@ -66,12 +71,14 @@ def run_cases(
     threads
         Of each case; ``None`` is 1, and of a single case in this process the CPUs of the allocation.
     progress, report
-        Told how far the run is, and in words of what failed and what is waited for.
+        Told how far the run is, several times per second, and in words of what failed and what is waited for.
+    watch
+        As ``workers`` takes it.
 
     Raises
     ------
-    InterruptedRunError
-        The run, or one of its workers, was terminated.
+    InterruptedRunError, KeyboardInterrupt
+        The run, or one of its workers, was terminated; both say what is kept.
     IncompleteError
         A worker is gone.
     ConfigError
@@ -86,37 +93,55 @@ def run_cases(
         threads = default_threads() if name == "local" and count is None and len(cases) == 1 else 1
     folder = str(plan.folder.resolve())
     orders = [Order(folder, plan.sha256, case.index, kernel, threads, store.failure_stamp(case)) for case in left]
-    waited = False
-    with workers(name, cases=len(left), count=count, scheduler=scheduler, threads=threads) as outcomes:
-        while orders:
-            claimed = set()
-            for outcome in outcomes(orders):
-                case = plan.cases[outcome.index]
-                if outcome.state == "interrupted":
-                    raise InterruptedRunError("a case was terminated; the same command runs what has no result yet")
-                if outcome.state == "claimed":
-                    claimed.add(case.index)
-                    continue
-                if outcome.failure is not None:
-                    ran.failures[case.index] = outcome.failure
-                    report(f"case {case.index} ({case.case}) failed, {in_a_line(outcome.failure)}")
-                ran.done += outcome.state == "done"
-                ran.valid += outcome.state == "valid"
-                progress(ran.done + ran.valid + len(ran.failures), ran.cases)
-            orders = [order for order in orders if order.index in claimed]
-            if orders:
-                _wait(store, [plan.cases[order.index] for order in orders], None if waited else report)
-                waited = True
+    try:
+        with workers(name, cases=len(left), count=count, scheduler=scheduler, threads=threads, watch=watch) as outcomes:
+            _bring_to_an_end(plan, orders, outcomes, ran, progress, report)
+    except InterruptedRunError:
+        raise InterruptedRunError(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(INTERRUPTED) from None
     return ran
 
 
-def _wait(store: Store, cases: Sequence[Case], report: Report | None) -> None:
+def _bring_to_an_end(
+    plan: Plan, orders: list[Order], outcomes: Outcomes, ran: Ran, progress: Progress, report: Report
+) -> None:
+    """Get an outcome for each order, and count it in *ran*; what others work on is tried again when they end."""
+    store = Store(plan)
+    waited = False
+
+    def tell() -> None:
+        progress(ran.done + ran.valid + len(ran.failures), ran.cases)
+
+    while orders:
+        claimed = set()
+        for outcome in outcomes(orders):
+            if outcome is not None and outcome.state == "interrupted":
+                raise InterruptedRunError(INTERRUPTED)
+            if outcome is not None and outcome.state == "claimed":
+                claimed.add(outcome.index)
+            elif outcome is not None:
+                ran.done += outcome.state == "done"
+                ran.valid += outcome.state == "valid"
+                if outcome.failure is not None:
+                    ran.failures[outcome.index] = outcome.failure
+                    name = plan.cases[outcome.index].case
+                    report("failed", f"case {outcome.index} ({name}) failed, {in_a_line(outcome.failure)}")
+            tell()
+        orders = [order for order in orders if order.index in claimed]
+        if orders:
+            _wait(store, [plan.cases[order.index] for order in orders], tell, None if waited else report)
+            waited = True
+
+
+def _wait(store: Store, cases: Sequence[Case], tell: Callable[[], None], report: Report | None) -> None:
     """Return once somebody has ended one of the cases that others work on."""
     owner = store.owner(cases[0])
     if owner is not None and report is not None:
-        report(f"waiting for {len(cases)} case{'s' * (len(cases) != 1)} of another run ({owner})")
+        report("waiting", f"waiting for {len(cases)} case{'s' * (len(cases) != 1)} of another run ({owner})")
     while all(store.owner(case) is not None for case in cases):
         time.sleep(LOOK_EVERY_S)
+        tell()
 
 
 def in_a_line(failure: Failure) -> str:

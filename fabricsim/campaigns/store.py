@@ -131,11 +131,17 @@ class Store:
             os.close(descriptor)
 
     def owner(self, case: Case) -> str | None:
-        """Say who is at work on a case; ``None`` where nobody is."""
+        """Say who is at work on a case; ``None`` where nobody is. Needs no permission to write."""
+        path = self._claims / f"{case.case}.lock"
         try:
-            descriptor = os.open(self._claims / f"{case.case}.lock", os.O_RDWR)
-        except OSError:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be read ({error.strerror}), so nobody knows whether the case is at work; mend its "
+                "permissions"
+            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -30,7 +30,19 @@ Point = dict[str, Any]
 
 def _in_a_list(value: object) -> object:
     """Let one value stand for a list of one."""
+    if value == []:
+        raise PydanticCustomError("quantity", "an empty list; write one value or more")
     return value if isinstance(value, list) else [value]
+
+
+def _rules(value: object) -> object:
+    """Let one entry of ``exclude`` stand for a list of one."""
+    rules = value if isinstance(value, list) else [value]
+    for rule in rules:
+        if not isinstance(rule, dict):
+            words = "write tables of axes and values, as in [{ fabric = 'nvl72', ranks = 72 }]"
+            raise PydanticCustomError("quantity", "found {value}; {words}", {"value": repr(rule), "words": words})
+    return rules
 
 
 def _fault_value(value: object) -> object:
@@ -63,7 +75,7 @@ def _setting(value: object) -> object:
 
 
 _AS_LIST = BeforeValidator(_in_a_list)
-_MANY = Field(strict=False, min_length=1)
+_MANY = Field(strict=False)
 _Text = Annotated[str, Field(min_length=1)]
 _Texts = Annotated[tuple[_Text, ...], _MANY, _AS_LIST]
 _Whole = Annotated[int, Field(ge=1)]
@@ -110,7 +122,7 @@ class Study(_Table):
     format: Literal["fabricsim.study/1"]
     title: _Text
     replicas: Annotated[int, Field(ge=1)] = 1
-    exclude: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
+    exclude: Annotated[tuple[dict[str, Any], ...], Field(strict=False), BeforeValidator(_rules)] = ()
     axes: Axes
 
     def points(self, origin: str) -> list[Point]:

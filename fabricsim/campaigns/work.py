@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,12 +16,14 @@ from typing import Literal, NoReturn, Self
 
 from fabricsim.campaigns.plan import Case, Plan, open_plan
 from fabricsim.campaigns.store import Failure, Store
+from fabricsim.engine.driver import Progress
 from fabricsim.errors import ConfigError, FabricsimError, InterruptedRunError
 from fabricsim.results.run import simulate
+from fabricsim.results.signals import ECHO_S
 from fabricsim.workloads.collectives import collective
 
-#: Exit code of a run that was put off: neither done nor failed.
-EXIT_TEMPFAIL = 75
+#: Told now and then how far the run of a case is.
+RunProgress = Callable[[Progress], None]
 
 #: Set in a worker process that is to end: what it simulates is broken off, and nothing more is begun.
 ending = threading.Event()
@@ -57,7 +60,7 @@ class Outcome:
     failure: Failure | None = None
 
 
-def work_on(order: Order) -> Outcome:
+def work_on(order: Order, progress: RunProgress | None = None) -> Outcome:
     """Bring one case to its end unless somebody else does; what hinders that, but not the case itself, is raised."""
     if ending.is_set():
         return Outcome(order.index, "interrupted")
@@ -73,12 +76,10 @@ def work_on(order: Order) -> Outcome:
             return Outcome(case.index, "failed", failure)
         try:
             with interruptible.now():
-                result = _simulate(plan, case, order)
+                result = _simulate(plan, case, order, progress)
         except InterruptedRunError:
             return Outcome(case.index, "interrupted")
         except FabricsimError as error:
-            if error.exit_code == EXIT_TEMPFAIL:
-                return Outcome(case.index, "interrupted")
             failure = Failure(error.exit_code, str(error))
         except Exception:
             failure = Failure(1, traceback.format_exc())
@@ -98,7 +99,7 @@ def _plan(folder: str, sha256: str) -> Plan:
     return plan
 
 
-def _simulate(plan: Plan, case: Case, order: Order) -> dict[str, object]:
+def _simulate(plan: Plan, case: Case, order: Order, progress: RunProgress | None) -> dict[str, object]:
     workload = collective(
         case.collective,
         size=case.size_bytes,
@@ -118,6 +119,7 @@ def _simulate(plan: Plan, case: Case, order: Order) -> dict[str, object]:
         endpoint=case.endpoint,
         placement=case.placement,
         faults=case.faults,
+        progress=progress,
     )
     return result.summary()
 
@@ -126,13 +128,15 @@ class _Interruptible:
     """SIGTERM and Ctrl-C end a simulation at once, but a claim is always given back and a file written whole.
 
     In the block of ``now`` the first signal raises ``InterruptedRunError``. Outside of it a signal waits for the end of
-    the context and is then what it would have been without. A second one ends the process. Off the main thread, where
+    the context and is then what it would have been without. A second one ends the process, unless it comes within
+    ``ECHO_S``, or after ``ending`` has been set: then it is the first one, by another way. Off the main thread, where
     Python handles no signals, nothing is changed.
     """
 
     def __init__(self) -> None:
         self._is_open = False
         self._got: int | None = None
+        self._got_s = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -149,8 +153,10 @@ class _Interruptible:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._got is not None:
-            os._exit(128 + number)
-        self._got = number
+            if not ending.is_set() and time.monotonic() - self._got_s >= ECHO_S:
+                os._exit(128 + number)
+            return
+        self._got, self._got_s = number, time.monotonic()
         if self._is_open:
             self._stop()
 

@@ -60,7 +60,7 @@ class Batch:
         self._checkpoints: dict[int, Checkpoint] = {}
 
     def checkpoint(self, number: int) -> Checkpoint | None:
-        """Return the checkpoint of a run, ``None`` where none was asked for; say where it begins if it is resumed."""
+        """Return the checkpoint of a run, ``None`` where none was asked for; it says where the run begins."""
         path = self._folders.checkpoint(number) if self._path is None else self._path
         if path is None:
             return None
@@ -68,9 +68,8 @@ class Batch:
 
         checkpoint = Checkpoint(path, every_s=self._every_s, resume=self._resume)
         self._checkpoints[number] = checkpoint
-        if self._resume and checkpoint.exists:
-            self._log.say("resume", f"resuming from the checkpoint {path}")
-        elif self._resume:
+        checkpoint.on_resume = lambda: self._log.say("resume", f"resuming from the checkpoint {path}")
+        if self._resume and not checkpoint.exists:
             self._log.say("resume", f"no checkpoint {path}: starting from the beginning")
         return checkpoint
 
@@ -86,7 +85,12 @@ class Batch:
 
         summary = self._folders.complete(number, sha256)
         if summary is not None:
-            (self._path or self._folders.folder(number) / CHECKPOINT).unlink(missing_ok=True)
+            from fabricsim.results.checkpoint import is_checkpoint
+
+            if self._path is None:
+                (self._folders.folder(number) / CHECKPOINT).unlink(missing_ok=True)
+            elif is_checkpoint(self._path):  # it may be any other file
+                self._path.unlink()
             self._log.say("complete", f"{self._folders.folder(number)} holds the whole result already")
         return summary
 

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -85,12 +85,13 @@ class Checkpoint:
         self.resume = resume
         self.begun = False  #: whether the run is past what ``stop`` cannot end, from its first slice on
         self.stopping = False
+        self.on_resume: Callable[[], None] = lambda: None  #: called when a run goes on from the file, which fits it
         if every_s is not None and not every_s > 0:
             raise ConfigError(f"checkpoints every {every_s} s: give a time above 0")
         if self.exists and not resume:
             raise ConfigError(
-                f"{path} holds a checkpoint of a run that is not complete; add --resume (resume=True) to go on from "
-                "there, or remove it"
+                f"{path} is there already; add --resume (resume=True) to go on from it if it is a checkpoint, or name "
+                "another file"
             )
         folder = self.path.parent
         if self.path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
@@ -129,6 +130,7 @@ class CheckpointKeeper:
         if checkpoint.resume and checkpoint.exists:
             with read_checkpoint(checkpoint.path) as stored:
                 refuse_foreign(checkpoint.path, stored, self._identity)
+                checkpoint.on_resume()
                 self._collected.load(stored["collected"])
                 run.load(stored["engine"])
                 self.earlier_s = stored["wall_s"]
@@ -267,6 +269,15 @@ def _without_arrays(tree: Mapping[str, Any], prefix: str, arrays: dict[str, np.n
         else:
             rest[key] = _without_arrays(value, f"{prefix}{key}/", arrays) if isinstance(value, Mapping) else value
     return rest
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a file is there that begins like a checkpoint."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
 
 
 @contextmanager

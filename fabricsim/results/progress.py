@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 30.0
 
 
-class _Reporter:
+class Reporter:
     """Says something every ``LINE_EVERY_S``, if it is not to be *quiet*, and whenever it is asked."""
 
     def __init__(self, label: str, *, quiet: bool = False, log: Log | None = None) -> None:
@@ -27,10 +27,19 @@ class _Reporter:
         self._log = Log() if log is None else log
         self._last_line_s = 0.0
         self._asked = False
+        self._ending: BaseException | None = None
 
     def ask(self) -> None:
         """Let the next report be written, whenever that is; a signal may come while another line is."""
         self._asked = True
+
+    def end(self, error: BaseException) -> None:
+        """Raise an error from the next report."""
+        self._ending = error
+
+    def _end_if_wished(self) -> None:
+        if self._ending is not None:
+            raise self._ending
 
     def _is_due(self, elapsed_s: float) -> bool:
         """Tell whether a report after so many seconds is to be written."""
@@ -45,7 +54,7 @@ class _Reporter:
         self._log.say(event, message, of=self._label, **figures)
 
 
-class ProgressReporter(_Reporter):
+class ProgressReporter(Reporter):
     """Shows the progress of one run; a context manager to be passed as ``progress``.
 
     Parameters
@@ -90,6 +99,7 @@ class ProgressReporter(_Reporter):
 
     def __call__(self, progress: Progress) -> None:
         """Take one report from the engine."""
+        self._end_if_wished()
         if progress.compiling:
             self._note(progress.compiling)
             return
@@ -124,7 +134,7 @@ class ProgressReporter(_Reporter):
             self._say("compiling", words)
 
 
-class CountReporter(_Reporter):
+class CountReporter(Reporter):
     """Shows how many of several runs are done: over and over in one line of a terminal, every 30 seconds elsewhere.
 
     Parameters
@@ -143,6 +153,7 @@ class CountReporter(_Reporter):
 
     def __call__(self, done: int, total: int) -> None:
         """Take one report."""
+        self._end_if_wished()
         words = f"{done:,} of {total:,}"
         if self._log.is_live and not self._quiet:
             print(f"\r{self._label}: {words}", end="\n" if done == total else "", file=self._log.stream, flush=True)

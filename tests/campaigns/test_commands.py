@@ -15,7 +15,7 @@ from fabricsim.campaigns.slurm import script
 from fabricsim.campaigns.store import Failure, Store
 from fabricsim.cli import build_parser, main
 from fabricsim.errors import ConfigError
-from tests.campaigns.plans import CASES, planned, write_study
+from tests.campaigns.plans import AXES, CASES, HEAD, planned, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON_KERNEL = ("--kernel", "python", "--workers", "1")
@@ -82,12 +82,12 @@ def test_the_script_for_slurm_covers_what_is_left(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     run_cases(plan, [plan.cases[index] for index in (3, 4, 7)], kernel="python")
     text = script(plan)
-    assert "#SBATCH --array=0-2,5-6,8-11\n" in text
-    assert '--index "$SLURM_ARRAY_TASK_ID"\n' in text
+    assert "#SBATCH --array=0-8\n" in text
+    assert "\nindices=(0 1 2 5 6 8 9 10 11)  #" in text
     assert f"#SBATCH --output={plan.folder}/logs/%A_%a.log\n" in text
     text = script(plan, per_task=4, cpus=2)
     assert "#SBATCH --array=0-2\n#SBATCH --ntasks=1\n#SBATCH --cpus-per-task=2\n" in text
-    assert "\nindices=(0-2,5 6,8-10 11)\n" in text
+    assert "\nindices=(0-2,5 6,8-10 11)  #" in text
     (command,) = re.findall(r"^srun .*$", text, re.MULTILINE)
     assert command == (
         f"srun --cpus-per-task=2 {sys.executable} -m fabricsim campaign run {plan.folder} "
@@ -95,6 +95,36 @@ def test_the_script_for_slurm_covers_what_is_left(tmp_path: Path) -> None:
     )
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     assert f"#SBATCH --array=0-{CASES - 1}\n" in script(plan, all_cases=True)
+
+
+def test_a_long_array_is_warned_of(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Slurm's MaxArraySize is 1001 where nobody has set it; indices above that are positions, not those of cases."""
+    many = HEAD + "replicas = 1002\n" + AXES.replace("[1, 2, 3]", "1").replace('["1KiB", "4KiB"]', '"1KiB"')
+    plan = planned(tmp_path, many.replace("title", "exclude = {collective = 'all_gather'}\ntitle"))
+    assert main(["campaign", "slurm", str(plan.folder)]) == 0
+    captured = capsys.readouterr()
+    assert "#SBATCH --array=0-1001\n" in captured.out
+    assert captured.err.startswith("fabricsim: 1,002 array tasks; where MaxArraySize is not above its default of 1,001")
+    assert "give --per-task 2 or more" in captured.err
+    assert main(["campaign", "slurm", str(plan.folder), "--per-task", "2"]) == 0
+    captured = capsys.readouterr()
+    assert ("#SBATCH --array=0-500\n" in captured.out, captured.err) == (True, "")
+    run_cases(plan, plan.cases[:1], kernel="python")
+    told: list[str] = []
+    text = script(plan, warn=lambda event, words: told.append(event))
+    assert told == []
+    assert "#SBATCH --array=0-1000\n" in text
+    assert " 1000 1001)  #" in text
+
+
+def test_a_folder_of_odd_name_is_quoted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """For the shell, and for sbatch, which replaces %A and such in the name of an output."""
+    folder = tmp_path / "50%A of it"
+    assert main(["campaign", "plan", str(write_study(tmp_path)), "-o", str(folder)]) == 0
+    assert f"run them with fabricsim campaign run '{folder}', or" in capsys.readouterr().out
+    text = script(make_plan(tmp_path / "study.toml", folder)[0])
+    assert f"#SBATCH --output='{tmp_path}/50%%A of it/logs'/%A_%a.log\n" in text
+    assert f"campaign run '{folder}' --index" in text
 
 
 def test_the_document_is_right(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ def test_a_plan_needs_no_other_file(tmp_path: Path) -> None:
         (AXES + 'endpoint = "none"\n', r"unknown endpoint 'none'; known: "),
         (AXES + 'packet = "huge"\n', r"unknown packet format 'huge'; known: "),
         (AXES + 'fault = "plan:1"\n', r"case 0 \(.*fault=plan:1.*\): "),
+        (
+            AXES + 'fault = ["none", "switch:nope"]\n',
+            r"case 3 \(.*fault=switch:nope.*\): fault switch:nope: tiny has no node 'nope'",
+        ),
+        (AXES + 'fault = "plane:99@1us"\n', r"case 0 \(.*\): fault plane:99@\S+: .* has no plane 99"),
         (AXES + '[axes.set]\n"terminal.slot" = 1\n', r"tiny: it has no quantity 'terminal.slot'"),
         (AXES + '[axes.set]\n"terminal.slots" = 16\n', r"setting terminal.slots=16 has no effect, that is its value"),
         (AXES + "tokens = 16\n", r"all_to_all is run by the axis size, without tokens and skew"),
@@ -93,6 +98,8 @@ def test_cases_are_found_by_index_and_name(tmp_path: Path) -> None:
         ("12", "has the indices 0 to 11"),
         ("5-3", "write whole numbers and ranges"),
         ("-1", "write whole numbers and ranges"),
+        ("5-", "write whole numbers and ranges"),
+        ("0,5-", "write whole numbers and ranges"),
         ("", "write whole numbers and ranges"),
         ("1,0-2", "names an index twice"),
     ):
@@ -114,3 +121,16 @@ def test_a_plan_of_another_version_or_a_damaged_one_is_refused(tmp_path: Path) -
         open_plan(path.parent)
     with pytest.raises(ConfigError, match=r"cases.json: cannot be read .*campaign plan STUDY -o DIR"):
         open_plan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 9}, {"size_bytes": 1}, {"index": 1}, {"case": "0" * 16}, {"overrides": {"terminal.slots": "3"}}]
+)
+def test_a_plan_that_somebody_edited_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    """A result under the name of another case would be wrong."""
+    path = planned(tmp_path).folder / "cases.json"
+    document = json.loads(path.read_text())
+    document["cases"][0] |= change
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match=r"cases.json: is damaged, or was edited; plan the study anew"):
+        open_plan(path.parent)

@@ -21,7 +21,7 @@ from fabricsim.campaigns.plan import Plan
 from fabricsim.campaigns.run import run_cases
 from fabricsim.campaigns.status import status
 from fabricsim.campaigns.store import Failure, Store
-from fabricsim.errors import ConfigError, FabricsimError, IncompleteError, InterruptedRunError, StallError
+from fabricsim.errors import ConfigError, IncompleteError, InterruptedRunError, StallError
 from tests.campaigns.plans import AXES, CASES, HEAD, planned
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,15 @@ def start(plan: Plan, *options: str, **more: Any) -> subprocess.Popen[str]:
     """Start ``campaign run`` on the Python kernel as a process."""
     command = [sys.executable, "-m", "fabricsim", "campaign", "run", str(plan.folder), "--kernel", "python", *options]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    return subprocess.Popen(
+        command,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a script in the background ignores it
+        **more,
+    )
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:
@@ -109,11 +117,13 @@ def test_a_failure_is_kept_and_tried_again(tmp_path: Path) -> None:
     """The run goes on, ends with the code of the first failed case, and the next run tries that one again."""
     plan = planned(tmp_path, HEAD + IDLE)
     told: list[str] = []
-    found = run_cases(plan, plan.cases, kernel="python", report=told.append)
+    found = run_cases(plan, plan.cases, kernel="python", report=lambda event, words: told.append(f"{event}: {words}"))
     (failed,) = [case for case in plan.cases if case.ranks == 2 and case.faults]
     assert (found.done, list(found.failures), found.exit_code) == (3, [failed.index], 2)
     assert "arrival_skew:3" in found.failures[failed.index].message
-    assert told == [f"case {failed.index} ({failed.case}) failed, exit code 2: {found.failures[failed.index].message}"]
+    (line,) = told
+    assert line.startswith(f"failed: case {failed.index} ({failed.case}) failed, exit code 2: ")
+    assert line.endswith(found.failures[failed.index].message)
     document = status(plan)
     assert [(entry["index"], entry["exit_code"]) for entry in document["failed"]] == [(failed.index, 2)]
     with pytest.raises(
@@ -147,19 +157,15 @@ def test_a_failure_of_another_run_stands(plan: Plan, monkeypatch: pytest.MonkeyP
         (StallError("nothing moves"), "failed", 4),
         (ZeroDivisionError("oh"), "failed", 1),
         (InterruptedRunError("terminated"), "interrupted", None),
-        ("put off", "interrupted", None),
     ],
 )
-def test_an_error_is_a_failure_unless_the_run_was_put_off(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch, error: Exception | str, outcome: str, exit_code: int | None
+def test_an_error_is_a_failure_unless_the_run_was_interrupted(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, error: Exception, outcome: str, exit_code: int | None
 ) -> None:
-    """A defect leaves its traceback; what was interrupted or put off (exit code 75) is neither done nor failed."""
+    """A defect leaves its traceback; what was interrupted is neither done nor failed."""
 
     def simulate(*_: Any, **__: Any) -> None:
-        raised = FabricsimError(error) if isinstance(error, str) else error
-        if isinstance(error, str):
-            monkeypatch.setattr(raised, "exit_code", 75)
-        raise raised
+        raise error
 
     monkeypatch.setattr(work, "simulate", simulate)
     found = work.work_on(order(plan, 0))
@@ -184,23 +190,98 @@ def test_two_runs_share_the_cases(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [("--index", "1"), ("--workers", "2")])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("times", [0, 2])
 def test_a_signal_ends_a_run_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], number: int, code: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], number: int, code: int, times: int
 ) -> None:
-    """In this process or in workers: no claim is left, no part of a result, no failure, and no process."""
+    """In this process or in workers: no claim is left, no part of a result, no failure, and no process.
+
+    The signal comes to the process alone (*times* 0), or twice to its group, as from launchers, for which it is one.
+    """
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
     plan = planned(tmp_path, HEAD + LONG)
     expected = 2 if "--workers" in options else 1
-    with start(plan, *options) as run:
+    with start(plan, *options, start_new_session=True) as run:
         wait_for(lambda: len(owners(plan)) == expected)
         pids = owners(plan)
-        run.send_signal(number)
+        if not times:
+            run.send_signal(number)
+        for _ in range(times):
+            os.killpg(run.pid, number)
         _, err = run.communicate(timeout=20)
     assert run.returncode == code
     assert "Traceback" not in err
+    assert "what is done is kept, and the same command runs the cases without a result" in err
     assert list((plan.folder / "claims").iterdir()) == []
     assert list((plan.folder / "results").iterdir()) == []
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_workers_are_born_deaf_to_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+    """A signal while they start ends the run in order too: none dies of it, with a traceback or without."""
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    plan = planned(tmp_path, HEAD + LONG)
+    with start(plan, "--workers", "2", start_new_session=True) as run:
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+        wait_for(lambda: len(children.read_text().split()) == 3)  # two workers and what tracks their semaphores
+        if not at_once:
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGTERM)
+        _, err = run.communicate(timeout=20)
+    assert (run.returncode, "Traceback" in err) == (143, False), err
+    assert list((plan.folder / "claims").iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [("--index", "1"), ("--workers", "2")])
+def test_usr1_to_the_group_is_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """Each answer is a line of JSON; the run goes on, no worker dies."""
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    plan = planned(tmp_path, HEAD + LONG)
+    with start(plan, *options, "--quiet", "--log-format", "json", start_new_session=True) as run:
+        wait_for(lambda: len(owners(plan)) == (2 if "--workers" in options else 1))
+        pids = owners(plan)
+        assert run.stderr is not None
+        for _ in range(2):
+            os.killpg(run.pid, signal.SIGUSR1)
+            line = json.loads(run.stderr.readline())
+            assert line["event"] == "progress"
+            if "--workers" in options:
+                assert (line["of"], line["done"], line["total"]) == ("cases", 0, 3)
+            else:
+                assert (line["of"], line["done"] < 1) == (f"case 1 ({plan.cases[1].case})", True)
+        assert sorted(owners(plan)) == sorted(pids)
+        os.killpg(run.pid, signal.SIGTERM)
+        run.communicate(timeout=20)
+    assert run.returncode == 143
+
+
+def test_a_second_signal_ends_a_worker_only_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within half a second of the first, or when the worker is told to end anyway, it is the first by another way."""
+    ended: list[int] = []
+    now_s = [100.0]
+    monkeypatch.setattr(work.os, "_exit", ended.append)
+    monkeypatch.setattr(work.time, "monotonic", lambda: now_s[0])
+    got: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: got.append(number))
+    try:
+        with work._Interruptible():
+            signal.raise_signal(signal.SIGTERM)
+            now_s[0] += 0.4
+            signal.raise_signal(signal.SIGTERM)
+            now_s[0] += 60
+            work.ending.set()
+            signal.raise_signal(signal.SIGTERM)
+            work.ending.clear()
+            assert (ended, got) == ([], [])
+            signal.raise_signal(signal.SIGTERM)
+            assert ended == [143]
+        assert got == [signal.SIGTERM]
+    finally:
+        work.ending.clear()
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,8 +316,9 @@ def test_a_run_waits_for_what_others_run(plan: Plan, monkeypatch: pytest.MonkeyP
     claim = Store(plan).claim(plan.cases[4])
     claim.__enter__()
 
-    def report(words: str) -> None:
+    def report(event: str, words: str) -> None:
         told.append(words)
+        assert event == "waiting"
         claim.__exit__(None, None, None)
 
     assert ran(plan, report=report) == (CASES, 0, {})

@@ -89,6 +89,29 @@ def test_a_claim_is_one_process_alone(plan: Plan) -> None:
     assert list((plan.folder / "claims").iterdir()) == []
 
 
+def test_a_reader_sees_the_owner(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without permission to write; a claim that cannot be read either is refused, not taken for none."""
+    store, case = Store(plan), plan.cases[0]
+    real = os.open
+    with store.claim(case):
+
+        def read_only(path: Path, flags: int, mode: int = 0o777) -> int:
+            if flags & (os.O_RDWR | os.O_WRONLY):
+                raise PermissionError(13, "Permission denied")
+            return real(path, flags, mode)
+
+        monkeypatch.setattr(store_module.os, "open", read_only)
+        assert str(store.owner(case)).startswith(f"process {os.getpid()} on ")
+
+        def nothing(path: Path, flags: int, mode: int = 0o777) -> int:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(store_module.os, "open", nothing)
+        with pytest.raises(ConfigError, match=r"\.lock: cannot be read \(Permission denied\), so nobody knows"):
+            store.owner(case)
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("kills", [True, False])
 def test_a_claim_dies_with_its_owner(plan: Plan, kills: bool) -> None:
     """Of a process that is killed the file stays, and says nothing."""

@@ -44,6 +44,7 @@ def test_filters_leave_combinations_out(tmp_path: Path) -> None:
     text = (
         HEAD + 'exclude = [{ size = "4KiB", seed = [2, 3] }, { fault = "plane:1", collective = "all_gather" }]\n' + AXES
     )
+    assert len(points(tmp_path, HEAD + "exclude = { seed = 1 }\n" + AXES)) == CASES * 2 // 3  # one without a list
     found = points(tmp_path, text + 'fault = ["none", "plane:1"]\n')
     left = {(point["collective"], point["size"], point["seed"], point["fault"]) for point in found}
     assert len(found) == len(left) == 2 * CASES - 8 - 4
@@ -69,8 +70,13 @@ def test_the_example_has_60_cases() -> None:
         (HEAD + AXES + "sizes = 1\n", r"study.toml: axes.sizes: unknown key 'sizes' \(did you mean 'size'\?\)"),
         (HEAD + "replica = 2\n" + AXES, r"study.toml: replica: unknown key 'replica' \(did you mean 'replicas'\?\)"),
         (AXES, r"study.toml: 2 faults:\n  format: is missing; add it\n  title: is missing; add it"),
-        (HEAD + AXES.replace('"tiny.toml"', "[]"), r"axes.fabric: found \[\]; tuple should have at least 1 item"),
-        (HEAD + AXES.replace("[1, 2, 3]", '["1"]'), r"axes.seed.0: found '1'; input should be a valid integer"),
+        (HEAD + AXES.replace('"tiny.toml"', "[]"), r"axes.fabric: an empty list; write one value or more"),
+        (HEAD + AXES.replace("[1, 2, 3]", "[]"), r"study.toml: axes.seed: an empty list; write one value or more$"),
+        (HEAD + AXES.replace("[1, 2, 3]", '["1"]'), r"study.toml: axes.seed.0: found '1'; input should be a valid int"),
+        (
+            HEAD + "exclude = 3\n" + AXES,
+            r"study.toml: exclude: found 3; write tables of axes and values, as in \[\{ fab",
+        ),
         (HEAD + AXES.replace("[1, 2, 3]", "[1, 1]"), r"axes.seed: has 1 twice; name it once"),
         (HEAD + AXES + "ranks = 0\n", r"axes.ranks.0: found 0; write a whole number of at least 1, or 'default'"),
         (HEAD + AXES + 'skew = "much"\n', r"axes.skew.0: found 'much'; write a number of at least 0, or 'default'"),

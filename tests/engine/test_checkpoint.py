@@ -164,7 +164,7 @@ class Replay:
 
 @pytest.mark.parametrize("kernel", [C, NUMBA, "python"])
 def test_fifty_resumes_of_a_replay(tmp_path: Path, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of two lanes, resumed at 50 random moments, on one thread and on two in turn: times and channels."""
+    """Blocks of two lanes, resumed at 50 random moments in this process, on one thread and on two in turn."""
     monkeypatch.setattr("fabricsim.engine.driver.SLICE_S", 0.0003)
     monkeypatch.setattr(threads, "WORTH_HOPS", 0)
     monkeypatch.setattr(threads, "TURN_EVENTS", 20)

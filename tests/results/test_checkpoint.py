@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -23,11 +24,17 @@ import fabricsim as fs
 from fabricsim import cli
 from fabricsim.engine.driver import Progress, Simulation
 from fabricsim.engine.layout import Code
-from fabricsim.errors import CheckpointedError, ConfigError, TraceError
+from fabricsim.errors import CheckpointedError, ConfigError, FabricsimError, TraceError
 from fabricsim.fabrics import FabricSpec
 from fabricsim.results import checkpoint as checkpoints
 from fabricsim.results import digest, run, spool
-from fabricsim.results.checkpoint import CheckpointKeeper, read_checkpoint, workload_sha256
+from fabricsim.results.checkpoint import (
+    CheckpointKeeper,
+    is_checkpoint,
+    read_checkpoint,
+    workload_sha256,
+    write_checkpoint,
+)
 from fabricsim.results.kept import Kept
 from fabricsim.results.output import FABRIC, SUMMARY, TABLES
 from fabricsim.results.result import Result
@@ -101,7 +108,10 @@ def interrupted(path: Path, start: Callable[..., Result], after: int, **options:
 def test_fifty_interruptions_do_not_change_a_result(
     kernel: str, tiny: FabricSpec, long_trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A replay resumed at 50 random moments, blocks, spools and open digest in all states: tables and figures."""
+    """A replay resumed at 50 random moments, blocks, spools and open digest in all states: tables and figures.
+
+    In this process: a run is dropped and another takes its checkpoint over. Processes are signalled and killed below.
+    """
     monkeypatch.setattr(spool, "MEMORY_BYTES", 1 << 10)
     monkeypatch.setattr(spool, "PIECE_BYTES", 1 << 11)
     monkeypatch.setattr(digest, "BLOCK_ROWS", 64)
@@ -237,7 +247,7 @@ def test_places_and_times_that_cannot_be_are_refused(tmp_path: Path, monkeypatch
     (tmp_path / "old").touch()
     for path, options, words in (
         ("new", {"every_s": 0}, "checkpoints every 0 s: give a time above 0"),
-        ("old", {}, r"old holds a checkpoint of a run that is not complete; add --resume \(resume=True\) to go on"),
+        ("old", {}, r"old is there already; add --resume \(resume=True\) to go on from it if it is a checkpoint, or"),
         (".", {"resume": True}, r"cannot be written; name a file in a folder that can be written"),
         ("no/new", {}, r"no/new cannot be written; name a file in a folder that can be written"),
     ):
@@ -516,6 +526,110 @@ def test_a_signal_before_the_run(
     assert cli.main(argv) == 0
 
 
+def raise_in_compile(number: signal.Signals) -> None:
+    """Let a signal come while ``compile()`` folds constants, which drops what a handler raises but KeyboardInterrupt.
+
+    The products alone look for signals; SIGVTALRM, which comes after 10 ms of computing, stands for the signal.
+    """
+    source = ",".join(["123456789012345 * 987654321098765"] * 30_000)
+    came = []
+
+    def stand_in(_: int, frame: Any) -> None:
+        came.append(number)
+        signal.getsignal(number)(number, frame)
+
+    before = signal.signal(signal.SIGVTALRM, stand_in)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.01)
+    try:
+        compile(source, "products", "exec")
+    finally:
+        signal.signal(signal.SIGVTALRM, before)
+    assert came
+
+
+LOST: dict[str, tuple[str, tuple[str, ...], int, str]] = {
+    "before the run": ("fabricsim.results.run.collective_sweep", (), 143, "error: terminated; nothing was kept"),
+    "while tables are built": ("fabricsim.results.run.find_routes", (), 143, "error: terminated; nothing was kept"),
+    "before the run, kept": (
+        *("fabricsim.results.run.collective_sweep", ("--checkpoint", "file"), 75),
+        "interrupted before the run began; nothing is lost; resume with",
+    ),
+    "between watch and run, kept": (
+        *("fabricsim.results.run.find_routes", ("--checkpoint", "file"), 75),
+        "interrupted; checkpoint written to file; resume with",
+    ),
+}
+
+
+@pytest.mark.usefixtures("_signals_reach_us")
+@pytest.mark.parametrize("case", LOST)
+def test_a_signal_is_not_lost_in_compile(
+    case: str, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where its error is dropped, the command ends when the run begins, or after its first slice."""
+    place, options, code, words = LOST[case]
+    module, _, name = place.rpartition(".")
+    function = getattr(sys.modules[module], name)
+
+    def meanwhile(*arguments: Any, **others: Any) -> Any:
+        raise_in_compile(signal.SIGTERM)
+        return function(*arguments, **others)
+
+    monkeypatch.setattr(place, meanwhile)
+    signal_after(monkeypatch, 10**9)  # in slices
+    monkeypatch.chdir(tmp_path)
+    argv = run_argv(tiny_path, *options)
+    assert cli.main(argv) == code
+    said = capsys.readouterr()
+    assert (said.out, said.err.startswith(f"fabricsim: {words}")) == ("", True)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*argv, *(("--resume",) if options else ()), "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["digest"] == digest_of(tiny_path)
+
+
+@pytest.mark.usefixtures("_signals_reach_us")
+def test_a_count_ends_when_a_signal_was_lost(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command of several runs ends before the next."""
+    advance, advanced = Simulation.advance, []
+
+    def lossy(self: Simulation, slice_events: int) -> Any:
+        advanced.append(self)
+        with suppress(FabricsimError):
+            signal.raise_signal(signal.SIGTERM)
+        return advance(self, slice_events)
+
+    monkeypatch.setattr(Simulation, "advance", lossy)
+    sweep = ["faults", str(tiny_path), "all_to_all", "--each", "plane", "--size", "16KiB", "--no-fold"]
+    assert cli.main([*sweep, "--threads", "1", *PYTHON_KERNEL]) == 143
+    assert capsys.readouterr() == ("", "fabricsim: error: terminated; nothing was kept of the unfinished run\n")
+    assert len({id(one) for one in advanced}) == 1
+
+
+def run_process(before: str, after: str, *argv: str) -> tuple[int, str]:
+    """Run a command as a process with signals before it and after it; its code, and what it says."""
+    script = (
+        "import os, signal, sys, fabricsim.__main__ as process, fabricsim.results.signals as signals\n"
+        f"signals.hold()\n{before}\ncode = process.run()\n{after}\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *argv], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def test_a_process_is_not_ended_by_a_signal_at_its_begin_or_end(tiny_path: Path, tmp_path: Path) -> None:
+    """Each waits for the command, or finds it complete; the exit code is that of the command."""
+    argv = run_argv(tiny_path, size="4KiB")
+    user, term = (f"os.kill(os.getpid(), signal.{name})" for name in ("SIGUSR1", "SIGTERM"))
+    assert run_process(user, "", *argv) == (0, "")
+    code, said = run_process(user, f"{user}; {term}", *argv, "--checkpoint", str(tmp_path / "file"))
+    assert code == 75
+    assert said.startswith("fabricsim: interrupted before the run began; nothing is lost; resume with:")
+    assert run_process(term, "", *argv)[0] == 143
+    assert run_process("", f"{user}; {term}", *argv) == (0, "")
+
+
 @pytest.mark.usefixtures("_signals_reach_us")
 def test_a_sweep_goes_on_where_it_was(
     tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -595,10 +709,21 @@ def test_one_command_line_for_start_and_restart(
         signal_after(patch, 2, signal.SIGTERM)
         assert cli.main(run_argv(tiny_path, "--checkpoint", str(file))) == 75
     assert cli.main(run_argv(tiny_path, "--checkpoint", str(file))) == 2
-    assert "file holds a checkpoint of a run that is not complete; add --resume" in capsys.readouterr().err
+    assert "file is there already; add --resume" in capsys.readouterr().err
     assert cli.main(run_argv(tiny_path, "--checkpoint", str(file), "--resume", "--json", "-")) == 0
     assert json.loads(capsys.readouterr().out)["digest"] == digest_of(tiny_path)
     assert not file.exists()
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_what_is_refused_is_not_said_to_be_resumed(
+    foreign: bool, tiny_path: Path, tmp_path: Path, kept: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint of another run or a damaged one: the error alone."""
+    (tmp_path / "file").write_bytes(kept if foreign else b"notes")
+    assert cli.main(run_argv(tiny_path, "--checkpoint", str(tmp_path / "file"), "--resume")) == (2 if foreign else 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fabricsim: error: {tmp_path / 'file'}: the checkpoint is ")
 
 
 def test_options_without_effect_are_refused(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -642,7 +767,7 @@ def test_events_of_the_log_are_on_the_page() -> None:
     page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
     (row,) = re.findall(r"^\| `event` \| (.*) \|$", page, re.MULTILINE)
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "fabricsim").rglob("*.py")]
-    events = {event for source in sources for event in re.findall(r"\b_?say\(\s*\"(\w+)\"", source)}
+    events = {event for source in sources for event in re.findall(r"\b(?:_?say|report|warn)\(\s*\"(\w+)\"", source)}
     assert events == set(re.findall(r"`(\w+)`", row))
 
 
@@ -657,3 +782,10 @@ def test_neither_home_nor_cache_is_needed(tiny_path: Path, tmp_path: Path) -> No
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "checkpoint" not in os.listdir(tmp_path / "out")
+
+
+def test_only_a_checkpoint_is_removed(tmp_path: Path) -> None:
+    """A complete result makes its checkpoint superfluous, and no other file that bears the name."""
+    write_checkpoint(tmp_path / "one", {"values": 1})
+    (tmp_path / "other").write_bytes(b"fabric")
+    assert [is_checkpoint(tmp_path / name) for name in ("one", "other", "none")] == [True, False, False]
