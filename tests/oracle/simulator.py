@@ -762,11 +762,11 @@ class Simulation:
         target = self.terminal_of_rank[packet.message.target.rank]
         switch = packet.channel.target - self.network.num_terminals
         first, minimal = int(self.network.route_first[switch, target]), int(self.network.route_count[switch, target])
-        if minimal == 0:
-            self.refuse(packet.message)
         count = minimal
         if self.network.detour_count is not None and packet.vc == 0:
             count += int(self.network.detour_count[switch, target])
+        if count == 0:
+            self.refuse(packet.message)
         channels = [self.channels[channel] for channel in self.network.candidates[first : first + count]]
         if self.network.detour_count is None:
             return [(channel, packet.message.vc, False) for channel in channels]
