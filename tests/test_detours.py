@@ -23,7 +23,9 @@ from fabricsim.results.estimate import Load
 from fabricsim.results.routes import find_routes
 from fabricsim.results.run import simulate
 from fabricsim.results.traffic import message_traffic
+from tests.engine.test_equality import assert_equal
 from tests.fabrics.test_mesh import build
+from tests.oracle.simulator import simulate as oracle
 from tests.results.small import linear
 from tests.test_queueing import BYTES, SERVICE_PS, single_packets
 from tests.test_queueing import simulate as run_packets
@@ -211,6 +213,16 @@ def test_a_dead_link_is_gone_around() -> None:
         assert worse.bundle_index[0, 3] >= 0
     minimal = apply_faults(build(4), read_faults(["link:io.0-io.1"]), np.arange(4, dtype=np.int32))
     assert minimal.bundle_index[0, 1] < 0
+
+
+@pytest.mark.parametrize("routing", ["valiant", "ugal"])
+def test_where_only_a_detour_is_left_the_oracle_takes_it_too(routing: str) -> None:
+    """Three nodes, one link dead: its pair goes by the third, in the kernel and in the oracle alike."""
+    ranks = np.arange(3, dtype=np.int32)
+    network = apply_faults(build(3, routing=routing), read_faults(["link:io.0-io.1"]), ranks)
+    schedule = fs.collective("all_to_all", size="3KiB", ranks=3)
+    expected = oracle(network, schedule, seed=1, terminal_of_rank=range(3))
+    assert_equal(Simulation(network, schedule, ranks).run(), expected)
 
 
 def test_an_estimate_counts_the_longest_ways() -> None:
