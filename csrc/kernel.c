@@ -1699,6 +1699,9 @@ static int64_t open_epoch(fabric_state *state)
     /* A message that became ready in the last epoch can ask for a look back; nothing starts before that epoch's end. */
     start_ps = max(start_ps, clock->epoch_end_ps);
     if (!PLAIN && start_ps >= clock->halt_ps) {
+        if (clock->admit_ps < clock->halt_ps) { /* what the next block begins comes before the halt */
+            return CODE_NEED_WORK;
+        }
         return CODE_HALT;
     }
     if (start_ps >= clock->limit_ps) {

@@ -1596,6 +1596,8 @@ def open_epoch(state: State) -> int:
     # A message that became ready in the last epoch can ask for a look back; nothing starts before that epoch's end.
     start_ps = max(start_ps, clock["epoch_end_ps"])
     if not PLAIN and start_ps >= clock["halt_ps"]:
+        if clock["admit_ps"] < clock["halt_ps"]:  # what the next block begins comes before the halt
+            return NEED_WORK
         return HALT
     if start_ps >= clock["limit_ps"]:
         return TIME_LIMIT

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fabricsim.engine.changes import Change
 from fabricsim.engine.check import check
 from fabricsim.engine.driver import RunFigures, RunRecord, Simulation
 from fabricsim.engine.layout import Code
 from fabricsim.engine.work import BlockRecord, FreeRows
 from fabricsim.errors import UnreachableError
 from fabricsim.fabrics import load_fabric
+from fabricsim.fabrics.faults import apply_faults, parse_fault
 from fabricsim.results.digest import Digest
 from fabricsim.workloads.replay import schedule_blocks
 from fabricsim.workloads.schedule import NO_BEGIN_PS, Messages, Schedule, ScheduleBlock, ScheduleBlocks, Tasks, offsets
@@ -225,6 +227,24 @@ def test_blocks_on_a_network_that_changes(case: Case, operations: int, times: in
             Blocks(case, operations).run()
     else:
         assert_same(Blocks(case, operations).run(), expected)
+
+
+@pytest.mark.parametrize("kernel", [C, NUMBA])
+def test_a_later_block_that_begins_before_a_change(kernel: str) -> None:
+    """The first block begins only after the change; what the second sends before it still goes by the old rates."""
+    whole_network = load_fabric("nvl72").network()
+    broken = apply_faults(whole_network, [parse_fault("lanes:gpu1-nvswitch.0.5=0.1")], np.arange(2, dtype=np.int32))
+    drafts = [
+        OperationDraft([TaskDraft(rank, gap_ps=50_000_000) for rank in (0, 1)], [MessageDraft(0, 1, 100_000)]),
+        OperationDraft([TaskDraft(rank) for rank in (0, 1)], [MessageDraft(0, 1, 100_000)]),
+    ]
+    schedule = build_schedule(2, drafts)
+    unchanged = Case(whole_network, schedule, 3, (0, 1))
+    case = replace(unchanged, changes=(Change(20_000_000, broken),))
+    expected = whole(case, kernel)
+    assert expected.message_complete_ps[1] == whole(unchanged, kernel).message_complete_ps[1] < 20_000_000
+    assert expected.message_complete_ps[0] > whole(unchanged, kernel).message_complete_ps[0] > 50_000_000
+    assert_same(Blocks(case, 1, kernel).run(), expected)
 
 
 def rounds(num_rounds: int) -> Case:
