@@ -30,7 +30,7 @@ from fabricsim.results.versions import package_version
 if TYPE_CHECKING:
     from fabricsim.results.run import Run, Workload
 
-VERSION = 1
+VERSION = 2
 
 _MAGIC = b"fabricsim checkpoint "
 _HEADER_BYTES = len(_MAGIC) + 2 * hashlib.sha256().digest_size + 1

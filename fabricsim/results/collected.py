@@ -77,7 +77,7 @@ class Collected(Kept):
         words = {"name": "i4", "op": "i4", "algorithm": "i4"}
         parts = {f"{key}_ps": "i8" for key in KEYS}
         self.operations = Spool({"operation": "i4", **words, **numbers, "recorded_ps": "i8", **parts})
-        self.tasks = Spool({"operation": "i4", "rank": "i4", "begin_ps": "i8", "end_ps": "i8"})
+        self.tasks = Spool({"operation": "i4", "rank": "i4", "stream": "i4", "begin_ps": "i8", "end_ps": "i8"})
         self.messages = Spool(
             {
                 "operation": "i4",
@@ -232,6 +232,7 @@ class Collected(Kept):
             [
                 block.operation[tasks.operation[rows]],
                 tasks.rank[rows],
+                tasks.stream[rows],
                 begin_ps[rows],
                 record.task_end_ps[rows],
             ]

@@ -1,8 +1,8 @@
 """A run as a Perfetto trace (perfetto.dev), which the timeline viewers of its family open.
 
-Each rank is a process, an operation at a rank a slice; operations that overlap there lie on threads of their own. The
-process ``fabric`` has counters by channel class, and a slice as long as the run for each of the hottest channels.
-Perfetto counts nanoseconds; arguments of the slices have the exact picoseconds.
+Each rank is a process, each of its streams a thread, an operation there a slice; those that overlap in a stream lie on
+further threads. The process ``fabric`` has counters by channel class, and a slice as long as the run for each of the
+hottest channels. Perfetto counts nanoseconds; arguments of the slices have the exact picoseconds.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _writer() -> type[StreamingTraceProtoBuilder]:
 
 
 class _Trace:
-    """Tracks and what happens on them; a track is its number."""
+    """Tracks and what happens on them; a track is its number. Processes and their threads are shown in this order."""
 
     def __init__(self, builder: StreamingTraceProtoBuilder) -> None:
         from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as words
@@ -97,6 +97,12 @@ class _Trace:
         self._builder = builder
         self._words = words
         self._tracks = 0
+        # Track 0 stands for the whole; if it does not ask for their order, viewers show first what is busiest.
+        whole = self._packet()
+        whole.track_descriptor.uuid = 0
+        whole.track_descriptor.process_ordering = words.TrackDescriptor.PROCESS_ORDERING_EXPLICIT
+        whole.track_descriptor.thread_ordering = words.TrackDescriptor.THREAD_ORDERING_EXPLICIT
+        builder.write_packet(whole)
 
     def process(self, pid: int, name: str) -> int:
         packet, track = self._track()
@@ -141,7 +147,7 @@ class _Trace:
     def _track(self) -> tuple[TracePacket, int]:
         self._tracks += 1
         packet = self._packet()
-        packet.track_descriptor.uuid = self._tracks
+        packet.track_descriptor.uuid = packet.track_descriptor.sibling_order_rank = self._tracks
         return packet, self._tracks
 
     def _event(self, track: int, time_ps: int, kind: Any) -> TracePacket:
@@ -181,27 +187,20 @@ def _write_ranks(trace: _Trace, result: Result, tasks: Spool, kept: int) -> None
         np.concatenate(parts) if len(parts) else np.zeros(0, np.int64)
         for parts in zip(*_columns(tasks, kept), strict=True)
     ]
-    operation, rank, begin_ps, end_ps = columns
+    operation, rank, stream, begin_ps, end_ps = columns
     drawn = set(operation.tolist())
     rows = {row["operation"]: row for row in result.op_rows() if row["operation"] in drawn}
-    # A computation is its gap, before the begin of its one task.
-    begin_ps = np.array(
-        [
-            rows[number]["begin_ps"] if rows[number]["op"] == "compute" else begin
-            for number, begin in zip(operation.tolist(), begin_ps.tolist(), strict=True)
-        ],
-        np.int64,
-    )
-    lane = lanes_of(rank, begin_ps, end_ps)
-    tracks: dict[tuple[int, int], int] = {}
+    lane = lanes_of(rank, stream, begin_ps, end_ps)
+    tracks: dict[tuple[int, int, int], int] = {}
     here = -1
-    for place in np.lexsort((end_ps, begin_ps, lane, rank)).tolist():
+    for place in np.lexsort((end_ps, begin_ps, lane, stream, rank)).tolist():
         if int(rank[place]) != here:
             here = int(rank[place])
             trace.process(FABRIC_PID + 1 + here, f"rank {here}")
-        where = (here, int(lane[place]))
+        where = (here, int(stream[place]), int(lane[place]))
         if where not in tracks:
-            tracks[where] = trace.thread(FABRIC_PID + 1 + here, f"operations {where[1] + 1}")
+            name = f"stream {where[1]}" if where[2] == 0 else f"stream {where[1]} ({where[2] + 1})"
+            tracks[where] = trace.thread(FABRIC_PID + 1 + here, name)
         row = rows[int(operation[place])]
         about = {
             **{key: row[key] for key in ("operation", "op", "algorithm", "ranks", "size_bytes")},

@@ -86,6 +86,7 @@ def bars_chart(bars: Bars, end_us: float) -> figure:
             "top": bars.top,
             "bottom": bars.bottom,
             "rank": bars.rank,
+            "stream": bars.stream,
             "operation": bars.operation,
             "took": bars.end_at_us - bars.begin_us,
             "name": [bars.names[kind] for kind in bars.kind.tolist()],
@@ -100,6 +101,7 @@ def bars_chart(bars: Bars, end_us: float) -> figure:
         [
             ("operation", "@name (@operation)"),
             ("rank", "@rank"),
+            ("stream", "@stream"),
             ("begin", "@left{0,0.000} us"),
             ("end", "@right{0,0.000} us"),
             ("took", "@took{0,0.000} us"),

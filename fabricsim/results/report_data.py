@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fabricsim.results.lanes import lanes_of
+from fabricsim.results.lanes import lanes_of, lines_of
 from fabricsim.results.metrics import PERCENTILES, PS_PER_US
 from fabricsim.results.stored import Stored
 from fabricsim.units import format_time
@@ -17,7 +17,7 @@ from fabricsim.units import format_time
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
-#: Lines of ranks, and bars on them, of all results together; bars take about 60 B each in the page.
+#: Lines of ranks, and bars on them, of all results together; bars take about 80 B each in the page.
 MAX_RANKS = 64
 MAX_BARS = 20_000
 #: Cells of the heat maps of all results together, of about 90 B each; a tier that has more is left out.
@@ -74,25 +74,16 @@ class Bars:
     top: Float64
     bottom: Float64
     rank: Int64
+    stream: Int64
     operation: Int64
     kind: Int64
 
 
 def bars_of(stored: Stored, ops: Mapping[str, Sequence[Any]], most_bars: int) -> Bars:
     """Lay the operations of the ranks out on lines: of many ranks some, and of many operations there the longest."""
-    table = stored.table("tasks")
-    operation, rank, begin_ps, end_ps = (
-        table[name].to_numpy().astype(np.int64) for name in ("operation", "rank", "begin_ps", "end_ps")
-    )
-    computes = {
-        number: begin
-        for number, op, begin in zip(ops["operation"], ops["op"], ops["begin_ps"], strict=True)
-        if op == "compute"
-    }
-    if computes:  # a computation is the gap before the begin of its one task
-        begin_ps = np.array(
-            [computes.get(number, begin) for number, begin in zip(operation.tolist(), begin_ps.tolist(), strict=True)]
-        )
+    columns = ("operation", "rank", "stream", "begin_ps", "end_ps")
+    table = stored.table("tasks", columns)
+    operation, rank, stream, begin_ps, end_ps = (table[name].to_numpy().astype(np.int64) for name in columns)
     chosen = _some_ranks(stored.summary["workload"]["ranks"], rank, end_ps)
     words = []
     if len(chosen) < stored.summary["workload"]["ranks"]:
@@ -104,8 +95,8 @@ def bars_of(stored: Stored, ops: Mapping[str, Sequence[Any]], most_bars: int) ->
     if len(rows) > most_bars:
         words.append(f"Of {len(rows):,} operations at these ranks the {most_bars:,} longest are drawn.")
         rows = rows[_longest((end_ps - begin_ps)[rows], most_bars)]
-    operation, rank, begin_ps, end_ps = (column[rows] for column in (operation, rank, begin_ps, end_ps))
-    lane = lanes_of(rank, begin_ps, end_ps)
+    operation, rank, stream, begin_ps, end_ps = (column[rows] for column in (operation, rank, stream, begin_ps, end_ps))
+    lane = lines_of(rank, stream, lanes_of(rank, stream, begin_ps, end_ps))
     line = np.searchsorted(chosen, rank)
     lanes = np.ones(len(chosen), np.int64)
     np.maximum.at(lanes, line, lane + 1)
@@ -127,6 +118,7 @@ def bars_of(stored: Stored, ops: Mapping[str, Sequence[Any]], most_bars: int) ->
         top=top,
         bottom=top + height,
         rank=rank,
+        stream=stream,
         operation=operation,
         kind=np.array([places.get(name, others) for name in named], np.int64),
     )

@@ -179,7 +179,7 @@ class Result:
 
     @cached_property
     def tasks(self) -> pa.Table:
-        """One row per operation of ``ops`` and rank, as an Arrow table: when it began and ended there, in ps."""
+        """One row per operation of ``ops`` and rank, as an Arrow table: its stream, and begin and end there in ps."""
         return self.collected.tasks.table()
 
     @cached_property

@@ -288,6 +288,7 @@ class _SectionTasks:
 
     section: Section
     rank: Int32
+    stream: Int32
     gap_ps: Int64
     not_before_ps: Int64
     launches: Bool
@@ -322,6 +323,7 @@ class _SectionTasks:
         return cls(
             section=section,
             rank=np.concatenate([columns.rank, order.join_rank])[row].astype(np.int32),
+            stream=section.stream_of_task[: section.num_tasks],
             gap_ps=clocks.picoseconds(gap_ns[row]),
             not_before_ps=clocks.picoseconds(not_before_ns[row]),
             launches=launches[row],
@@ -400,6 +402,7 @@ class _SectionTasks:
                     launches=self.launches[tasks],
                     predecessor_first=offsets(np.bincount(waiting[inside], minlength=len(tasks))),
                     predecessors=np.searchsorted(tasks, predecessor[inside] - section.first_task).astype(np.int32),
+                    stream=self.stream[tasks],
                 ),
                 join_messages(offsets(end_task - first_task)[:-1], message_blocks),
             ),

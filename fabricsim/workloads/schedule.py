@@ -48,7 +48,8 @@ class Tasks:
 
     A task begins when its predecessors (tasks of the same rank) have ended and the simulated time has reached
     ``not_before_ps``, plus ``gap_ps``; it starts one launch latency later if ``launches``, else at once.
-    ``predecessors[predecessor_first[i] : predecessor_first[i + 1]]`` are task rows.
+    ``predecessors[predecessor_first[i] : predecessor_first[i + 1]]`` are task rows. ``stream`` is the one that a trace
+    names, for those who look at results: it decides nothing. Given as one number it is that of all tasks.
     """
 
     operation: Int32
@@ -58,6 +59,11 @@ class Tasks:
     launches: Bool
     predecessor_first: Int64
     predecessors: Int32
+    stream: Int32 = field(default_factory=lambda: np.zeros((), dtype=np.int32))
+
+    def __post_init__(self) -> None:
+        if not self.stream.ndim:
+            object.__setattr__(self, "stream", np.broadcast_to(self.stream, len(self)))
 
     def __len__(self) -> int:
         return len(self.operation)

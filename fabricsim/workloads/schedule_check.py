@@ -28,7 +28,7 @@ def check_schedule(schedule: Schedule) -> None:
 
 def _check_tasks(schedule: Schedule) -> None:
     tasks = schedule.tasks
-    columns = (tasks.rank, tasks.gap_ps, tasks.not_before_ps, tasks.launches)
+    columns = (tasks.rank, tasks.gap_ps, tasks.not_before_ps, tasks.launches, tasks.stream)
     if any(len(column) != len(tasks) for column in columns):
         raise TraceError("the columns of the schedule's tasks differ in length; give each task one value in each")
     ranks = [rank for operation in schedule.operations for rank in operation.ranks]

@@ -61,6 +61,7 @@ def cut(schedule: Schedule, operations: int) -> ScheduleBlocks:
                         launches=tasks.launches[chosen],
                         predecessor_first=offsets(np.bincount(waiting[inside] - low, minlength=high - low)),
                         predecessors=tasks.predecessors[inside] - low,
+                        stream=tasks.stream[chosen],
                     ),
                     Messages(
                         operation=messages.operation[sent] - first,
@@ -169,6 +170,7 @@ def chained(case: Case, times: int) -> Case:
                 launches=np.tile(tasks.launches, times),
                 predecessor_first=offsets(np.array([len(rows) for rows in predecessors], np.int64)),
                 predecessors=np.concatenate([*predecessors, np.zeros(0)]).astype(np.int32),
+                stream=np.tile(tasks.stream, times),
             ),
             Messages(
                 operation=(np.tile(messages.operation, times) + np.repeat(turns, num_messages) * num_operations).astype(

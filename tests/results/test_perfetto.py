@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace as PerfettoTrace
-from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TrackEvent
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TrackDescriptor, TrackEvent
 
 import fabricsim as fs
 from fabricsim import cli
@@ -17,7 +17,7 @@ from fabricsim.errors import ConfigError
 from fabricsim.fabrics import FabricSpec
 from fabricsim.results import perfetto
 from fabricsim.results.result import Result
-from fabricsim.workloads.trace import trace_from_rows
+from fabricsim.workloads.trace import Clock, trace_from_rows
 
 
 @pytest.fixture
@@ -49,10 +49,19 @@ class Read:
         self.counts: dict[int, list[tuple[int, float]]] = defaultdict(list)
         uuids = [packet.track_descriptor.uuid for packet in trace.packet if packet.HasField("track_descriptor")]
         assert len(set(uuids)) == len(uuids)
-        for packet in trace.packet:
+        root = trace.packet[0].track_descriptor
+        assert (root.uuid, root.process_ordering, root.thread_ordering) == (
+            0,
+            TrackDescriptor.PROCESS_ORDERING_EXPLICIT,
+            TrackDescriptor.THREAD_ORDERING_EXPLICIT,
+        )
+        before = 0
+        for packet in trace.packet[1:]:
             assert packet.trusted_packet_sequence_id
             if packet.HasField("track_descriptor"):
                 track = packet.track_descriptor
+                assert track.sibling_order_rank > before  # shown in the order in which we read them
+                before = track.sibling_order_rank
                 if track.HasField("process"):
                     self.processes[track.process.pid] = track.process.process_name
                 elif track.HasField("thread"):
@@ -81,7 +90,7 @@ class Read:
 
 
 def test_ranks_are_processes_and_operations_slices(run: Result, tmp_path: Path) -> None:
-    """What overlaps at a rank is on threads of its own; a computation is its gap; arguments are the row's figures."""
+    """The streams of a rank are its threads; a computation is its gap; arguments are the row's figures."""
     assert run.write_perfetto(tmp_path / "run.pftrace") == 0
     read = Read(tmp_path / "run.pftrace")
     assert list(read.processes.values()) == ["fabric tiny", "rank 0", "rank 1"]
@@ -90,17 +99,43 @@ def test_ranks_are_processes_and_operations_slices(run: Result, tmp_path: Path) 
     seen = 0
     for rank in range(2):
         threads = read.of(f"rank {rank}")
-        assert list(threads) == ["operations 1", "operations 2"]
-        for slices in threads.values():
+        assert list(threads) == ["stream 0", "stream 1"]
+        assert [one[0] for one in threads["stream 1"]] == ["expert"]
+        for thread, slices in threads.items():
             for name, begin_ns, end_ns, about in slices:
                 row, task = ops[about["operation"]], tasks[about["operation"], rank]
-                begin_ps = row["begin_ps"] if row["op"] == "compute" else task["begin_ps"]
-                assert (name, begin_ns, end_ns) == (row["name"], begin_ps // 1000, task["end_ps"] // 1000)
-                assert about["time_ps_at_this_rank"] == task["end_ps"] - begin_ps
+                assert thread == f"stream {task['stream']}"
+                assert (name, begin_ns, end_ns) == (row["name"], task["begin_ps"] // 1000, task["end_ps"] // 1000)
+                assert end_ns - begin_ns == 3_000 or row["op"] != "compute"
+                assert about["time_ps_at_this_rank"] == task["end_ps"] - task["begin_ps"]
                 figures = ("size_bytes", "time_ps", "lower_bound_ps", "algbw_GBps", "efficiency")
                 assert {key: about.get(key) for key in figures} == {key: row[key] for key in figures}
                 seen += 1
     assert seen == len(tasks) == 4
+
+
+def test_what_overlaps_in_a_stream_has_further_threads(tiny: FabricSpec, tmp_path: Path) -> None:
+    """Two operations at once in stream 7, a third after them, one in stream 20: in the order of the streams."""
+    rows = [
+        {"op": "all_to_all", "rank": rank, "group_id": 0, "group_seq": number, "send_bytes": 4096, "recv_bytes": 4096,
+         "stream": stream, "t_start_ns": start_ns, "name": name}
+        for number, (name, stream, start_ns) in enumerate(
+            [("other", 20, 0), ("first", 7, 1), ("second", 7, 2), ("third", 7, 1_000_000)]
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    trace = trace_from_rows(
+        rows,
+        world_size=2,
+        groups=[{"id": 0, "name": "world", "desc": "", "ranks": [0, 1]}],
+        clock=Clock(aligned=True, max_skew_ns=None),
+        source={"format": "test"},
+    )
+    fs.replay(trace, tiny, mode="recorded", kernel="python").write_perfetto(tmp_path / "run.pftrace")
+    read = Read(tmp_path / "run.pftrace")
+    for rank in range(2):
+        threads = [(name, [one[0] for one in slices]) for name, slices in read.of(f"rank {rank}").items()]
+        assert threads == [("stream 7", ["first", "third"]), ("stream 7 (2)", ["second"]), ("stream 20", ["other"])]
 
 
 def test_channels_are_counted(run: Result, tmp_path: Path) -> None:

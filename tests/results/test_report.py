@@ -20,7 +20,7 @@ from fabricsim.errors import ConfigError, TraceError
 from fabricsim.fabrics import FabricSpec
 from fabricsim.fabrics.system_cards import FIGURE_LABELS
 from fabricsim.results import report, report_data
-from fabricsim.results.lanes import lanes_of
+from fabricsim.results.lanes import lanes_of, lines_of
 from fabricsim.results.over_time import classes_over_time
 from fabricsim.results.stored import find_results
 from fabricsim.units import format_time
@@ -265,11 +265,12 @@ def test_few_bounds_and_one_operation_are_said_shortly(tiny: FabricSpec, tmp_pat
 
 
 def test_a_computation_is_its_gap(tiny: FabricSpec, tmp_path: Path) -> None:
-    """Its bar begins where the gap before it does, and not where its task begins."""
+    """Its bar begins where the gap before it does, and not where its task begins; beside it stands its stream."""
     rows = [
-        {"op": "compute", "rank": rank, "group_id": 0, "send_bytes": 0, "recv_bytes": 0, "duration_ns": duration_ns}
+        {"op": "compute", "rank": rank, "group_id": 0, "send_bytes": 0, "recv_bytes": 0, "duration_ns": duration_ns,
+         "stream": 7 + rank}
         for rank, duration_ns in enumerate([3_000, 1_000])
-    ]
+    ]  # fmt: skip
     groups = [{"id": 0, "name": "world", "desc": "", "ranks": [0, 1]}]
     trace = trace_from_rows(rows, world_size=2, groups=groups, source={"format": "test"})
     fs.replay(trace, tiny, kernel="python").write(tmp_path)
@@ -277,6 +278,7 @@ def test_a_computation_is_its_gap(tiny: FabricSpec, tmp_path: Path) -> None:
     table = stored.table("ops")
     bars = report_data.bars_of(stored, {name: table[name].to_pylist() for name in table.column_names}, 10)
     assert dict(zip(bars.rank.tolist(), (bars.end_at_us - bars.begin_us).tolist(), strict=True)) == {0: 3.0, 1: 1.0}
+    assert dict(zip(bars.rank.tolist(), bars.stream.tolist(), strict=True)) == {0: 7, 1: 8}
 
 
 def test_heat_is_that_of_the_busiest_channel(two: Path) -> None:
@@ -331,14 +333,20 @@ def test_of_equal_times_some_are_drawn_evenly(times: list[int], data: st.DataObj
         assert rows[-1] >= len(times) // 2
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 5)), max_size=20))
-def test_lanes_keep_apart_what_overlaps(tasks: list[tuple[int, int, int]]) -> None:
-    """In a lane of a rank nothing overlaps, and there are as many lanes as tasks at one time."""
-    rank, begin, length = (np.array([task[column] for task in tasks], np.int64) for column in range(3))
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0, 7]), st.integers(0, 9), st.integers(0, 5)), max_size=20)
+)
+def test_lanes_keep_apart_what_overlaps(tasks: list[tuple[int, int, int, int]]) -> None:
+    """In a lane of a stream nothing overlaps, and there are as many lanes as tasks at one time; each has a line."""
+    rank, stream, begin, length = (np.array([task[column] for task in tasks], np.int64) for column in range(4))
     end = begin + length
-    lane = lanes_of(rank, begin, end)
+    lane = lanes_of(rank, stream, begin, end)
+    line = lines_of(rank, stream, lane)
     for here in set(rank.tolist()):
-        own = rank == here
+        places = sorted(set(zip(*(column[rank == here].tolist() for column in (stream, lane, line)), strict=True)))
+        assert [place[2] for place in places] == list(range(len({place[:2] for place in places})))
+    for here in set(zip(rank.tolist(), stream.tolist(), strict=True)):
+        own = (rank == here[0]) & (stream == here[1])
         at_once = [int(((begin <= time) & (time < end) & own).sum()) for time in range(15)]
         assert lane[own].max() + 1 <= max(max(at_once), 1) + int((length[own] == 0).any())
         for number in set(lane[own].tolist()):

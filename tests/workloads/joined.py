@@ -49,6 +49,7 @@ def whole_tasks(blocks: Sequence[ScheduleBlock]) -> Tasks:
         launches=np.concatenate([table.launches for table in tables])[order],
         predecessor_first=offsets(np.bincount(task, minlength=len(order))),
         predecessors=predecessor[np.lexsort((predecessor, task))].astype(np.int32),
+        stream=np.concatenate([table.stream for table in tables])[order],
     )
 
 

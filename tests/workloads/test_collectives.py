@@ -626,6 +626,7 @@ def test_check_knows_that_no_target_waits_for_zero_bytes() -> None:
         ("not_before_ps", [0, -1, 0, 0], r"operation 0 \(first\) at rank 1 has a negative not_before_ps"),
         ("rank", [0, 1, 1, 0], "not one per operation and rank"),
         ("launches", [True], "differ in length"),
+        ("stream", [0, 1], "differ in length"),
         ("predecessors", [1, 0], "operation 1 .* at rank 0 has a predecessor of another rank"),
         ("predecessors", [0, 4], "name rows 0 .. 4, but there are only 4"),
         ("predecessor_first", [0, 1, 0, 1, 2], "offsets of predecessors"),

@@ -256,6 +256,21 @@ def test_transfers_match_by_ends_tag_and_order() -> None:
     assert waits_of(schedule) == {(0, 0): [1], (0, 1): [], (1, 0): [], (1, 1): [], (2, 0): [0], (2, 1): []}
 
 
+def test_tasks_have_the_streams_of_their_rows() -> None:
+    """Both ends of a transfer their own, each rank of a collective too; 0 where the trace says nothing."""
+    schedule = replayed(
+        [
+            row(0, "send", peer=1, send_bytes=10, stream=7),
+            all_reduce(0, 0, stream=20),
+            row(0, "compute", duration_ns=1),
+            row(1, "recv", peer=0, recv_bytes=10, stream=8),
+            all_reduce(1, 0, stream=3),
+        ]
+    )
+    assert [operation.op for operation in schedule.operations] == ["send", "all_reduce", "compute"]
+    assert tasks_of(schedule, "stream") == {(0, 0): 7, (0, 1): 8, (1, 0): 20, (1, 1): 3, (2, 0): 0}
+
+
 def test_a_transfer_to_oneself_moves_nothing() -> None:
     """Its two rows stay apart, each an operation of one task, so that what runs between them can."""
     schedule = replayed(
