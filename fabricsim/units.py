@@ -123,6 +123,22 @@ def format_time(time_ps: int) -> str:
     return f"{time_ps / scale:.4g} {unit}"
 
 
+def format_us(time_ps: int | None) -> str:
+    """Write a time in microseconds for a table, as ``format_number``."""
+    return format_number(None if time_ps is None else time_ps / _PS_PER_UNIT["us"])
+
+
+def format_number(value: float | None) -> str:
+    """Write a number for a table: at least four significant digits, up to 10^7 at most nine characters.
+
+    A dash stands for what is not defined.
+    """
+    if value is None:
+        return "-"
+    decimals = 3 if value < 10 else 2 if value < 10_000 else 0
+    return f"{value:,.{decimals}f}"
+
+
 def time_text(time_ps: int) -> str:
     """Write a time without loss, as users do: in the largest unit up to us in which it is a whole number."""
     units = ((10**6, "us"), (10**3, "ns"), (1, "ps"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fabricsim.errors import ConfigError, TraceError
+from fabricsim.errors import ConfigError
 from fabricsim.results.attribution import KEYS
 from fabricsim.results.metrics import PS_PER_US
-from fabricsim.results.output import FORMATS, SUMMARY
 from fabricsim.results.result import SCHEMA as RESULT_SCHEMA
+from fabricsim.results.stored import find_results, read_json
 from fabricsim.results.versions import package_version
 
 if TYPE_CHECKING:
@@ -62,9 +61,8 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> dict[str, A
     TraceError
         A file is damaged.
     """
-    path_a, path_b = (_summary_path(Path(path)) for path in (a, b))
-    one, other = _read_summary(path_a), _read_summary(path_b)
-    _refuse_others(one, other, path_a, path_b)
+    (one, tasks_a), (other, tasks_b) = (_open(Path(path)) for path in (a, b))
+    _refuse_others(one, other, a, b)
     about_a, about_b = _about(one, a), _about(other, b)
     a_us, b_us = one["simulated_time_ps"] / PS_PER_US, other["simulated_time_ps"] / PS_PER_US
     return {
@@ -79,7 +77,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> dict[str, A
             key: _change(*(summary["attribution"]["ps"][key] / PS_PER_US for summary in (one, other))) for key in KEYS
         },
         "ops": [_operation(number, rows) for number, rows in enumerate(zip(one["ops"], other["ops"], strict=True))],
-        "ranks": _ranks(_tasks(path_a), _tasks(path_b)),
+        "ranks": _ranks(tasks_a, tasks_b),
         "utilization": {
             name: {"a": one["utilization"].get(name), "b": other["utilization"].get(name)}
             for name in dict.fromkeys([*one["utilization"], *other["utilization"]])
@@ -87,39 +85,32 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> dict[str, A
     }
 
 
-def _summary_path(path: Path) -> Path:
-    """Find the summary of a result."""
-    if not path.is_dir():
-        if not path.exists():
-            raise ConfigError(f"there is no result {path}: give a folder that -o wrote, or a JSON summary")
-        return path
-    if (path / SUMMARY).exists():
-        return path / SUMMARY
-    inside = sorted(found.parent.name for found in path.glob(f"*/{SUMMARY}"))
-    if inside:
-        raise ConfigError(f"folder {path} holds several results ({', '.join(inside)}): name one, as {path / inside[0]}")
-    raise ConfigError(f"folder {path} holds no {SUMMARY}: its run was broken off, or it is no folder that -o wrote")
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise TraceError(f"{path} cannot be read as JSON ({error}); give a whole result") from None
-    if isinstance(document, dict) and isinstance(document.get("results"), list):
-        raise ConfigError(f"{path} holds {len(document['results'])} results: write each with -o, and name two of them")
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != RESULT_SCHEMA:
-        raise ConfigError(f"{path} is no result of a run (schema {schema!r}, not {RESULT_SCHEMA!r})")
-    if "attribution" not in document:
+def _open(path: Path) -> tuple[Mapping[str, Any], pa.Table | None]:
+    """Read the summary of a result, and the tasks beside it; ``None`` for these where it is only a summary."""
+    if not path.exists():
+        raise ConfigError(f"there is no result {path}: give a folder that -o wrote, or a JSON summary")
+    stored = None
+    if path.is_dir():
+        stored, *others = find_results(path)
+        if others:
+            names = ", ".join(one.name for one in (stored, *others))
+            raise ConfigError(f"folder {path} holds several results ({names}): name one, as {stored.folder}")
+    summary = read_json(path) if stored is None else stored.summary
+    if isinstance(summary.get("results"), list):
+        raise ConfigError(f"{path} holds {len(summary['results'])} results: write each with -o, and name two of them")
+    if summary.get("schema") != RESULT_SCHEMA:
+        raise ConfigError(f"{path} is no result of a run (schema {summary.get('schema')!r}, not {RESULT_SCHEMA!r})")
+    if "attribution" not in summary:
         raise ConfigError(
-            f"{path} was written by fabricsim {document['fabricsim_version']}, which did not yet say where the time "
+            f"{path} was written by fabricsim {summary['fabricsim_version']}, which did not yet say where the time "
             "goes; run it again"
         )
-    return dict(document)
+    return summary, None if stored is None else stored.table("tasks", ["rank", "begin_ps", "end_ps"])
 
 
-def _refuse_others(one: Mapping[str, Any], other: Mapping[str, Any], path_a: Path, path_b: Path) -> None:
+def _refuse_others(
+    one: Mapping[str, Any], other: Mapping[str, Any], path_a: str | os.PathLike[str], path_b: str | os.PathLike[str]
+) -> None:
     """Refuse results that are not of one workload: there is no saying what a difference would come from."""
     a, b = one["workload"], other["workload"]
 
@@ -180,21 +171,6 @@ def _operation(number: int, rows: tuple[Mapping[str, Any], Mapping[str, Any]]) -
         "time_us": _change(a["time_us"], b["time_us"]),
         "attribution_us": {key: _change(a["attribution_us"][key], b["attribution_us"][key]) for key in KEYS},
     }
-
-
-def _tasks(summary: Path) -> pa.Table | None:
-    """Read the tasks beside a summary; ``None`` where there are none."""
-    found = [path for end in FORMATS if (path := summary.with_name(f"tasks.{end}")).exists()]
-    if summary.name != SUMMARY or not found:
-        return None
-    import pyarrow.feather
-    import pyarrow.parquet
-
-    module = pyarrow.feather if found[0].suffix == ".arrow" else pyarrow.parquet
-    try:
-        return module.read_table(found[0])
-    except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
-        raise TraceError(f"{found[0]} cannot be read ({error}); give a whole result") from None
 
 
 def _ranks(a: pa.Table | None, b: pa.Table | None) -> list[dict[str, Any]] | None:

@@ -27,8 +27,7 @@ from fabricsim.fabrics.system_cards import FIGURE_LABELS
 from fabricsim.files import STDOUT as STDOUT
 from fabricsim.files import whole_file
 from fabricsim.results.documents import json_bytes
-from fabricsim.results.metrics import PS_PER_US
-from fabricsim.units import format_bytes, format_time
+from fabricsim.units import format_bytes, format_number, format_time, format_us
 
 if TYPE_CHECKING:
     from fabricsim.results.estimate import Estimate
@@ -110,10 +109,10 @@ def run_answer(results: Sequence[Result]) -> RenderableType:
         for row in result.op_rows():
             table.add_row(
                 f"{row['size_bytes']:,}",
-                _us(row["time_ps"]),
-                _number(row["algbw_GBps"]),
-                _number(row["busbw_GBps"]),
-                _us(row["lower_bound_ps"]),
+                format_us(row["time_ps"]),
+                format_number(row["algbw_GBps"]),
+                format_number(row["busbw_GBps"]),
+                format_us(row["lower_bound_ps"]),
                 _percent(row["efficiency"]),
             )
     return _apart(
@@ -158,7 +157,7 @@ def faults_answer(sweep: FaultSweep) -> RenderableType:
         elif first.outcome == "no_effect":
             cells = ("1.000", "no packet comes there")
         else:
-            cells = (f"{slowdown:.3f}", _us(first.time_ps))
+            cells = (f"{slowdown:.3f}", format_us(first.time_ps))
         names = [row.fault.text for row in rows]
         table.add_row(
             *cells, str(len(rows)), ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
@@ -169,7 +168,7 @@ def faults_answer(sweep: FaultSweep) -> RenderableType:
             f"{operation['op']} ({operation['algorithm']}) of {operation['size_bytes']:,} B over {operation['ranks']} "
             f"ranks on {_fabric(baseline)}\n{_settings(baseline)}\n"
             f"kernel {baseline.record.kernel} ({baseline.record.kernel_reason}), seed {baseline.info.seed}\n"
-            f"without the fault: {_us(sweep.baseline_ps)} us; each {sweep.each} dead, one at a time: "
+            f"without the fault: {format_us(sweep.baseline_ps)} us; each {sweep.each} dead, one at a time: "
             f"{len(sweep.rows):,} faults, {sweep.simulated:,} of them simulated in {_seconds(sweep.wall_s)}"
             + (f"; {stand_in:,} have the times of the same fault in a plane that is alike" if stand_in else "")
         ),
@@ -273,13 +272,13 @@ def _compared(what: tuple[str, str], rows: Sequence[tuple[str, Mapping[str, floa
     """Lay out figures of A and B, and their changes."""
     table = _table((*what, "left"), ("A", ""), ("B", ""), ("change", ""))
     for name, figures in rows:
-        table.add_row(name, _number(figures["a"]), _number(figures["b"]), _signed(figures["change"]))
+        table.add_row(name, format_number(figures["a"]), format_number(figures["b"]), _signed(figures["change"]))
     return table
 
 
 def _signed(value: float) -> str:
     sign = "+" if value > 0 else "-" if value < 0 else ""
-    return f"{sign}{_number(abs(value))}"
+    return f"{sign}{format_number(abs(value))}"
 
 
 def fabrics_answer(document: Mapping[str, Any]) -> RenderableType:
@@ -325,12 +324,12 @@ def _systems(systems: Sequence[Mapping[str, Any]]) -> Table:
     table.add_row("simulated", style="bold")
     runs = [system["simulated"] for system in systems]
     table.add_row("  terminals", *(f"{system['terminals']:,}" for system in systems))
-    table.add_row("  time (us)", *(_number(run["time_us"]) for run in runs))
+    table.add_row("  time (us)", *(format_number(run["time_us"]) for run in runs))
     table.add_row("  lower bound over time (%)", *(_percent(run["efficiency"]) for run in runs))
-    table.add_row("  GB/s per accelerator", *(_number(run["GBps_per_accelerator"]) for run in runs))
-    table.add_row("  GB/s in all", *(_number(run["total_GBps"]) for run in runs))
+    table.add_row("  GB/s per accelerator", *(format_number(run["GBps_per_accelerator"]) for run in runs))
+    table.add_row("  GB/s in all", *(format_number(run["total_GBps"]) for run in runs))
     for unit, words in (("rack", "rack"), ("kW", "kW"), ("kUSD", "1,000 USD")):
-        table.add_row(f"  GB/s per {words}", *(_span(run[f"GBps_per_{unit}"], _number) for run in runs))
+        table.add_row(f"  GB/s per {words}", *(_span(run[f"GBps_per_{unit}"], format_number) for run in runs))
     return table
 
 
@@ -407,8 +406,8 @@ def validate_answer(document: Mapping[str, Any]) -> RenderableType:
                 row["what"],
                 f"{row['size_bytes']:,}",
                 row["unit"],
-                _number(row["measured"]),
-                _number(row["simulated"]),
+                format_number(row["measured"]),
+                format_number(row["simulated"]),
                 f"{row['error_percent']:+.1f}",
                 "fitted" if row["fitted"] else "predicted",
             )
@@ -693,8 +692,8 @@ def _operations(results: Sequence[Result]) -> Table:
             *([_recorded_name(first)] if named else []),
             str(first["ranks"]),
             f"{first['size_bytes']:,}",
-            *([_us(first["recorded_ps"])] if recorded else []),
-            *(_us(cell["time_ps"]) for cell in row),
+            *([format_us(first["recorded_ps"])] if recorded else []),
+            *(format_us(cell["time_ps"]) for cell in row),
         )
     return table
 
@@ -739,7 +738,7 @@ def _latencies(results: Sequence[Result]) -> Table:
         table.add_row(result.network.name)
         for what, latency in (("messages", result.message_latency), ("packets", result.packet_latency)):
             figures = (latency.p50, latency.p90, latency.p99, latency.p999, latency.max, latency.mean)
-            table.add_row(f"  {what}", *(_number(figure) for figure in figures))
+            table.add_row(f"  {what}", *(format_number(figure) for figure in figures))
     return table
 
 
@@ -791,18 +790,6 @@ def _folding(result: Result) -> str:
     if not info.folded:
         return f"not folded: {info.folding}"
     return f"folded: {info.folding}, for {result.record.packet_hops:,} packet-hops"
-
-
-def _us(time_ps: int | None) -> str:
-    return _number(None if time_ps is None else time_ps / PS_PER_US)
-
-
-def _number(value: float | None) -> str:
-    """At most nine characters below 10^7, and at least four significant digits."""
-    if value is None:
-        return "-"
-    decimals = 3 if value < 10 else 2 if value < 10_000 else 0
-    return f"{value:,.{decimals}f}"
 
 
 def _percent(fraction: float | None) -> str:

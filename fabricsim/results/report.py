@@ -12,11 +12,10 @@ from fabricsim.errors import ConfigError, TraceError
 from fabricsim.fabrics.system_cards import FIGURE_LABELS
 from fabricsim.files import STDOUT, whole_file
 from fabricsim.results.extras import needed_from
-from fabricsim.results.metrics import PS_PER_US
 from fabricsim.results.over_time import classes_over_time
 from fabricsim.results.stored import RESUME, Stored, find_results, unfinished
 from fabricsim.results.versions import package_version
-from fabricsim.units import format_bytes, format_time
+from fabricsim.units import format_bytes, format_number, format_time, format_us
 
 #: Of more results only so many are drawn, which keeps a page below MAX_BYTES; all are in its list.
 MAX_RESULTS = 6
@@ -92,11 +91,11 @@ def _page(found: Sequence[Stored], not_complete: Sequence[str], most_cells: int)
     script, places = components(charts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "number": _number,
+        "number": format_number,
         "percent": _percent,
         "share": _share,
         "setting": _setting,
-        "us": _us,
+        "us": format_us,
         "bytes": format_bytes,
         "time": format_time,
     }
@@ -279,18 +278,6 @@ def _figures(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {"name": label, "cells": [None if card is None else card["figures"][name] for card in cards]}
         for name, label in FIGURE_LABELS.items()
     ]
-
-
-def _us(time_ps: int | None) -> str:
-    return _number(None if time_ps is None else time_ps / PS_PER_US)
-
-
-def _number(value: float | None) -> str:
-    """At least four significant digits; a dash for what is not defined."""
-    if value is None:
-        return "-"
-    decimals = 3 if value < 10 else 2 if value < 10_000 else 0
-    return f"{value:,.{decimals}f}"
 
 
 def _setting(value: str | list[Any]) -> str:

@@ -33,7 +33,7 @@ class Stored:
     @cached_property
     def fabric(self) -> Mapping[str, Any]:
         """What the fabric was, of the schema ``fabricsim.fabric_quantities/1``."""
-        return _read_json(self.folder / FABRIC)
+        return read_json(self.folder / FABRIC)
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Read some columns, or all, of a table; TraceError where it is missing, damaged or has no such column."""
@@ -96,13 +96,14 @@ def _why_none(folder: Path) -> str:
 
 
 def _summary(path: Path) -> Mapping[str, Any]:
-    summary = _read_json(path)
+    summary = read_json(path)
     if summary.get("schema") != SCHEMA or "files" not in summary:
         raise TraceError(f"{path} is no summary of the schema {SCHEMA} beside its tables; give a folder of -o")
     return summary
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Read a file that holds a JSON object; TraceError where it does not."""
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
