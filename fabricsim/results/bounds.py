@@ -26,10 +26,12 @@ starts at least the serialization of the full one before it later.
 has to inject all these shares, and that alone bounds as ``work`` with ``n = 1`` does. So it is with the last channels
 of a terminal, where each plane of the bundle has one.
 
-*Uplinks.* Terminals that hang on the same switches, and no others on these, form a *house*. What its terminals send to
-others over a part of the fabric crosses a channel from one of its switches to another switch, and what they receive one
-the other way. ``n`` such channels work at least ``work = W * ps_per_byte / n``, not before the smallest ``s +
-message_overhead + latency`` of a first channel, and what was started last there still has that channel's latency to go.
+*Cuts.* What the terminals of a set of nodes send to others over a part of the fabric leaves the set by a live channel,
+whatever way it takes, and what they receive enters it by one. Of these channels, all between switches, one works at
+least ``work = W / (sum of their bytes per picosecond)``, not before the smallest ``s + message_overhead + latency`` of
+a first channel. It is then still busy with a packet, which arrives a latency after its start, so no earlier than that
+latency less the serialization of a full packet after ``work``. The sets are those of fabricsim.results.cuts: this is
+the largest over them, not over all cuts of the fabric.
 
 *Chains.* A message is ready no earlier than the messages that it waits for are sent, or complete. From then on pass
 ``message_overhead``, the injections of all packets of a share but the last, at the fastest channel, and for the last
@@ -61,6 +63,7 @@ import numpy.typing as npt
 from fabricsim.engine.changes import Change
 from fabricsim.engine.launch import launch_latencies_ps
 from fabricsim.fabrics.network import Network, table_rows
+from fabricsim.results.cuts import PartCuts, parts_of_planes
 from fabricsim.results.routes import Routes
 from fabricsim.results.traffic import Traffic, wire_bytes_of
 from fabricsim.results.waits import waits_of
@@ -68,12 +71,14 @@ from fabricsim.workloads.schedule import Schedule
 
 Int64 = npt.NDArray[np.int64]
 
+NEVER_PS = np.iinfo(np.int64).max  #: later than all that happens
+
 
 @dataclass(frozen=True)
 class Bounds:
     """What bounds each operation; int64 picoseconds, shape (operations,).
 
-    No operation ends before ``end_ps``. ``wire_ps`` is how long the wires of the terminal or house that has most to
+    No operation ends before ``end_ps``. ``wire_ps`` is how long the wires of the terminal or cut that has most to
     move take for that, ``terminal_ps`` how long the copies, or the slots, of the terminal that has most to do.
     """
 
@@ -82,7 +87,14 @@ class Bounds:
     terminal_ps: Int64
 
 
-def find_bounds(network: Network, schedule: Schedule, traffic: Traffic, routes: Routes, task_begin_ps: Int64) -> Bounds:
+def find_bounds(
+    network: Network,
+    schedule: Schedule,
+    traffic: Traffic,
+    routes: Routes,
+    cuts: Sequence[PartCuts],
+    task_begin_ps: Int64,
+) -> Bounds:
     """Bound the end of every operation from below, given when its tasks began.
 
     Parameters
@@ -91,8 +103,8 @@ def find_bounds(network: Network, schedule: Schedule, traffic: Traffic, routes: 
         Where and what.
     traffic
         ``message_traffic`` of the two.
-    routes
-        ``find_routes`` of the network.
+    routes, cuts
+        ``find_routes`` and ``find_cuts`` of the network.
     task_begin_ps
         Shape (tasks,): as recorded.
 
@@ -116,7 +128,7 @@ def find_bounds(network: Network, schedule: Schedule, traffic: Traffic, routes: 
         for ends in (
             _injection_ends(network, traffic, ready_ps, last_delay_ps, ejection_ps),
             _ejection_ends(network, traffic, last, arrival_ps),
-            *_uplink_ends(network, traffic, ready_ps),
+            *(ends for part in cuts for ends in _cut_ends(part, traffic, ready_ps)),
         ):
             np.maximum.at(end_ps, ends.operation, ends.end_ps)
             np.maximum.at(wire_ps, ends.operation, ends.wire_ps)
@@ -244,72 +256,35 @@ def _uses_all(network: Network, traffic: Traffic) -> npt.NDArray[np.bool_]:
     return every if network.weights is None else every & (traffic.shares == 1)
 
 
-def _uplink_ends(network: Network, traffic: Traffic, ready_ps: Int64) -> Iterator[_Ends]:
-    """Bound what one operation moves out of one house over one part of the fabric, and what it moves in."""
-    channels, num_terminals = network.channels, network.num_terminals
-    part = _parts(network)[channels.plane]
-    part_of_bundle = part[network.bundle_channels[network.bundle_first[:-1]]]
-    wire = _Rate(channels.ps_per_byte_num, channels.ps_per_byte_den)
-    for number in np.unique(part_of_bundle[traffic.bundle]).tolist():
-        house = _houses(network, part == number)
-        if house is None:
-            continue
-        rows = np.flatnonzero(part_of_bundle[traffic.bundle] == number)
-        source, target = house[traffic.source_terminal[rows]], house[traffic.target_terminal[rows]]
-        between = (channels.source_node >= num_terminals) & (channels.target_node >= num_terminals)
-        links = np.flatnonzero(between & (part == number) & ~channels.dead)
-        links = links[house[channels.source_node[links]] != house[channels.target_node[links]]]
-        first_latency_ps = channels.latency_ps[(part == number) & (channels.source_node < num_terminals)].min()
-        for moving, at_switch in ((source, channels.source_node), (target, channels.target_node)):
-            leaves = np.flatnonzero((source != target) & (moving >= 0))
-            here = links[house[at_switch[links]] >= 0]
-            if not len(leaves) or not len(here):
-                continue
-            here = here[np.argsort(house[at_switch[here]], kind="stable")]
-            houses, first, size = np.unique(house[at_switch[here]], return_index=True, return_counts=True)
-            place = np.searchsorted(houses, moving[leaves]).clip(max=len(houses) - 1)
-            leaves, place = leaves[houses[place] == moving[leaves]], place[houses[place] == moving[leaves]]
-            chosen = rows[leaves]
-            order, group = _groups(traffic.operation[chosen] * len(houses) + place)
+def _cut_ends(part: PartCuts, traffic: Traffic, ready_ps: Int64) -> Iterator[_Ends]:
+    """Bound what one operation moves out of one house of a cut, and what it moves in."""
+    rows = np.flatnonzero(part.of_bundle[traffic.bundle])
+    if not len(rows):
+        return
+    for outward in (True, False):
+        here, there = traffic.source_terminal[rows], traffic.target_terminal[rows]
+        if not outward:
+            here, there = there, here
+        # All cuts sort alike: by terminal, of which each house has some.
+        order, first = _groups(traffic.operation[rows] * len(part.cuts[0].house) + here)
+        terminal, size, there = here[order[first]], np.diff(first, append=len(rows)), there[order]
+        wire_bytes, ready, operation = (of[rows[order]] for of in (traffic.wire_bytes, ready_ps, traffic.operation))
+        for cut in part.cuts:
+            house, crossing = cut.house[terminal], cut.out if outward else cut.into
+            crosses = np.repeat(house, size) != cut.house[there]
+            total_bytes = np.add.reduceat(wire_bytes * crosses, first)
+            begin_ps = np.minimum.reduceat(np.where(crosses, ready, NEVER_PS), first)
+            some = np.flatnonzero((house >= 0) & (total_bytes > 0))
+            by_house, group = _groups(operation[first[some]] * len(crossing.tail_ps) + house[some])
             if not len(group):
                 continue
-            at = place[order][group]
-            work_ps = wire.work_ps(
-                np.add.reduceat(traffic.wire_bytes[chosen][order], group), wire.fastest(here, first)[at], size[at]
-            )
-            # One that takes longer than its latency may arrive before it has left.
-            full_bytes = np.full(len(houses), network.packet.wire_bytes(network.packet.max_payload_bytes), np.int64)
-            left_ps = np.minimum.reduceat(channels.latency_ps[here], first) - wire.ceil_ps(
-                full_bytes, wire.slowest(here, first)
-            )
-            begin_ps = np.minimum.reduceat(ready_ps[chosen][order], group) + int(first_latency_ps)
-            end_ps = begin_ps + np.maximum(work_ps + left_ps[at], 0)
-            yield _Ends(traffic.operation[chosen][order][group], end_ps, work_ps, np.zeros(len(at), np.int64))
-
-
-def _houses(network: Network, in_part: npt.NDArray[np.bool_]) -> Int64 | None:
-    """Give the house of each node, -1 where it is in none; ``None`` if a part of the fabric has less than two.
-
-    *in_part* are its channels. Terminals and switches that the channels between them join form a house.
-    """
-    channels, num_terminals = network.channels, network.num_terminals
-    starts = in_part & (channels.source_node < num_terminals)
-    ends = in_part & (channels.target_node < num_terminals)
-    if (starts & ends).any() or not starts.any():  # terminals that are joined directly
-        return None
-    links = np.flatnonzero(starts | ends)
-    one, other = channels.source_node[links], channels.target_node[links]
-    house = np.arange(network.num_nodes)
-    while True:
-        before = house.copy()
-        np.minimum.at(house, one, house[other])
-        np.minimum.at(house, other, house[one])
-        if np.array_equal(house, before):
-            break
-    joined = np.zeros(network.num_nodes, np.bool_)
-    joined[one] = joined[other] = True
-    house[~joined] = -1
-    return house if len(np.unique(house[joined])) > 1 else None
+            some = some[by_house]
+            at = house[some[group]]
+            work_ps = crossing.work_ps(np.add.reduceat(total_bytes[some], group), at)
+            # A packet that takes longer than the latency may arrive before it has left.
+            end_ps = np.minimum.reduceat(begin_ps[some], group) + part.first_latency_ps
+            end_ps += np.maximum(work_ps + crossing.tail_ps[at], 0)
+            yield _Ends(operation[first[some[group]]], end_ps, work_ps, np.zeros(len(at), np.int64))
 
 
 def _chain_ends_ps(network: Network, schedule: Schedule, traffic: Traffic, start_ps: Int64, last_ps: Int64) -> Int64:
@@ -381,7 +356,7 @@ class _LastChannels:
     @classmethod
     def of(cls, network: Network, traffic: Traffic) -> _LastChannels:
         channels, num_planes = network.channels, np.int64(network.num_planes)
-        part = _parts(network)
+        part = parts_of_planes(network)
         into = channels.target_node < network.num_terminals
         # A terminal without a live one receives nothing; it keeps the others, so that each has some.
         has_live = np.bincount(channels.target_node[into & ~channels.dead], minlength=network.num_nodes) > 0
@@ -399,19 +374,6 @@ class _LastChannels:
             group=np.searchsorted(kinds, traffic.target_terminal * num_planes + bundle_part[traffic.bundle]),
             one_per_plane=np.bincount(planes, minlength=len(size)) == size,
         )
-
-
-def _parts(network: Network) -> Int64:
-    """Part of each plane, a plane of it: those over which some bundle stripes are one part; shape (planes,)."""
-    plane = network.channels.plane[network.bundle_channels]
-    first = network.bundle_first[:-1].astype(np.int64)
-    size = np.diff(network.bundle_first)
-    part = np.arange(network.num_planes)
-    while True:
-        before = part.copy()
-        np.minimum.at(part, plane, np.repeat(np.minimum.reduceat(part[plane], first), size))
-        if np.array_equal(part, before):
-            return part
 
 
 def _groups(key: Int64) -> tuple[Int64, Int64]:

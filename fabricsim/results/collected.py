@@ -16,6 +16,7 @@ from fabricsim.results import metrics
 from fabricsim.results.attribution import FIRST_PART, KEYS, Attribution
 from fabricsim.results.bounds import Bounds, find_bounds, most_favourable
 from fabricsim.results.checks import Due, check_bounds, check_parts, check_times
+from fabricsim.results.cuts import PartCuts, find_cuts
 from fabricsim.results.digest import Digest
 from fabricsim.results.kept import Kept
 from fabricsim.results.routes import Routes, find_routes
@@ -51,7 +52,7 @@ class Collected(Kept):
         Which algorithms were simulated in the place of recorded ones, as sentences.
     """
 
-    GIVEN = frozenset({"_network", "_changes", "_network_of_bounds", "_terminal_of_rank", "_routes"})
+    GIVEN = frozenset({"_network", "_changes", "_network_of_bounds", "_terminal_of_rank", "_routes", "_cuts"})
 
     def __init__(
         self, network: Network, routes: Routes, terminal_of_rank: Int32, changes: Sequence[Change] = ()
@@ -61,6 +62,7 @@ class Collected(Kept):
         self._network_of_bounds = most_favourable(network, changes)
         self._terminal_of_rank = terminal_of_rank
         self._routes = routes
+        self._cuts = find_cuts(network)
         self._due = Due(network)
         self._digest = Digest()
         self._in_flight = BusyTime()
@@ -170,7 +172,7 @@ class Collected(Kept):
             changes=self._changes,
             ready_ps=record.message_ready_ps,
         )
-        times = _operation_times(self._network_of_bounds, schedule, traffic, self._routes, record)
+        times = _operation_times(self._network_of_bounds, schedule, traffic, self._routes, self._cuts, record)
         check_bounds(block, times.end_ps, times.bounds.end_ps)
         path_ps = self._attribution.take(block, record, times.arrival_ps)
         check_parts(block, times.end_ps - times.arrival_ps, path_ps)
@@ -313,7 +315,12 @@ def _computed_ps(schedule: Schedule) -> Int64:
 
 
 def _operation_times(
-    network: Network, schedule: Schedule, traffic: Traffic, routes: Routes, record: BlockRecord
+    network: Network,
+    schedule: Schedule,
+    traffic: Traffic,
+    routes: Routes,
+    cuts: Sequence[PartCuts],
+    record: BlockRecord,
 ) -> _OperationTimes:
     tasks, count = schedule.tasks, len(schedule.operations)
 
@@ -325,5 +332,5 @@ def _operation_times(
     return _OperationTimes(
         arrival_ps=latest(record.task_begin_ps - _computed_ps(schedule)),
         end_ps=latest(record.task_end_ps),
-        bounds=find_bounds(network, schedule, traffic, routes, record.task_begin_ps),
+        bounds=find_bounds(network, schedule, traffic, routes, cuts, record.task_begin_ps),
     )

@@ -11,6 +11,7 @@ from fabricsim.engine.driver import run_schedule
 from fabricsim.fabrics.network import Endpoint, Network
 from fabricsim.fabrics.topologies import Link, Tier
 from fabricsim.results.bounds import find_bounds
+from fabricsim.results.cuts import find_cuts
 from fabricsim.results.routes import Way, find_routes
 from fabricsim.results.traffic import message_traffic
 from fabricsim.workloads.schedule import Schedule
@@ -18,13 +19,14 @@ from tests.oracle.cases import Case, MessageDraft, OperationDraft, TaskDraft, bu
 from tests.results.small import LINK, crossbar, linear, mesh, one_operation
 
 
-def bounds(network: Network, schedule: Schedule) -> tuple[list[int], list[int]]:
+def bounds(network: Network, schedule: Schedule, kernel: str = "python") -> tuple[list[int], list[int]]:
     """Earliest and simulated end of every operation."""
-    record = run_schedule(network, schedule, terminal_of_rank=linear(schedule), kernel="python")
+    record = run_schedule(network, schedule, terminal_of_rank=linear(schedule), kernel=kernel)
     traffic = message_traffic(network, schedule, linear(schedule))
     end_ps = np.zeros(len(schedule.operations), np.int64)
     np.maximum.at(end_ps, schedule.tasks.operation, record.task_end_ps)
-    earliest_ps = find_bounds(network, schedule, traffic, find_routes(network), record.task_begin_ps).end_ps
+    routes, cuts = find_routes(network), find_cuts(network)
+    earliest_ps = find_bounds(network, schedule, traffic, routes, cuts, record.task_begin_ps).end_ps
     return earliest_ps.tolist(), end_ps.tolist()
 
 
@@ -89,8 +91,8 @@ def test_work_beyond_64_bits_is_exact() -> None:
     traffic = message_traffic(network, schedule, linear(schedule))
     begin_ps = np.zeros(4, np.int64)
     work_ps = 12 * 10**9 * 10**9 // (10**9 + 7)
-    routes = find_routes(network)
-    assert find_bounds(network, schedule, traffic, routes, begin_ps).end_ps.tolist() == [work_ps + 1_000]
+    routes, cuts = find_routes(network), find_cuts(network)
+    assert find_bounds(network, schedule, traffic, routes, cuts, begin_ps).end_ps.tolist() == [work_ps + 1_000]
 
 
 def two_tiers(*, parents: int = 3) -> Network:
@@ -219,7 +221,7 @@ def test_no_random_case_beats_its_bound(case: Case) -> None:
     terminals = np.array(case.terminal_of_rank, np.int32)
     record = run_schedule(case.network, case.schedule, terminal_of_rank=terminals, seed=case.seed, kernel="python")
     traffic = message_traffic(case.network, case.schedule, terminals)
-    routes = find_routes(case.network)
-    earliest_ps = find_bounds(case.network, case.schedule, traffic, routes, record.task_begin_ps).end_ps
+    routes, cuts = find_routes(case.network), find_cuts(case.network)
+    earliest_ps = find_bounds(case.network, case.schedule, traffic, routes, cuts, record.task_begin_ps).end_ps
     for operation, bound_ps in enumerate(earliest_ps.tolist()):
         assert bound_ps <= record.task_end_ps[case.schedule.tasks.operation == operation].max()
