@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fabricsim.results.report import write_report
     from fabricsim.results.result import Result
     from fabricsim.results.run import replay, simulate
+    from fabricsim.results.snapshot import Snapshots
     from fabricsim.results.systems import compare_fabrics
     from fabricsim.workloads.collectives import collective
     from fabricsim.workloads.trace import Trace
@@ -46,6 +47,7 @@ __all__ = [
     "InterruptedRunError",
     "Result",
     "SelfCheckError",
+    "Snapshots",
     "StallError",
     "Trace",
     "TraceError",
@@ -65,6 +67,7 @@ _HOMES = {
     "FabricSpec": "fabricsim.fabrics",
     "Fault": "fabricsim.fabrics.faults",
     "Result": "fabricsim.results.result",
+    "Snapshots": "fabricsim.results.snapshot",
     "Trace": "fabricsim.workloads.trace",
     "collective": "fabricsim.workloads.collectives",
     "compare": "fabricsim.results.compare",

@@ -552,7 +552,7 @@ def _simulate(
             with ProgressReporter(label, quiet=args.quiet, log=_log(args)) as progress:
                 checkpoint = batch.checkpoint(number)
                 args.signals.watch(progress, checkpoint)
-                kept = {} if checkpoint is None else {"checkpoint": checkpoint}
+                kept = {} if args.estimate else {"checkpoint": checkpoint, "snapshots": batch.snapshots(number)}
                 done = run(
                     *(fabric, workload), **options, kernel=args.kernel, threads=args.threads, progress=progress, **kept
                 )

@@ -105,7 +105,7 @@ class RunRecord(BlockRecord, RunFigures):
 
 
 class Keeper(Protocol):
-    """Keeps checkpoints of a run."""
+    """Keeps something of a run that goes on: checkpoints, or its tables."""
 
     def begin(self, run: Simulation) -> None:
         """Bring a run that has not begun to where it was before, if it was anywhere."""
@@ -241,12 +241,12 @@ class Simulation:
         return self.record()
 
     def run_to_end(
-        self, progress: Callable[[Progress], None] | None = None, keeper: Keeper | None = None
+        self, progress: Callable[[Progress], None] | None = None, keepers: Sequence[Keeper] = ()
     ) -> RunFigures:
         """Run to the end, hand what was recorded of the blocks to the sink, and return the figures of the whole.
 
-        *progress* and *keeper* are called between slices. Raises StallError if nothing can happen any more, ConfigError
-        at the time limit. KeyboardInterrupt passes through, between two slices.
+        *progress* and *keepers* are called between slices. Raises StallError if nothing can happen any more,
+        ConfigError at the time limit. KeyboardInterrupt passes through, between two slices.
         """
         if self.kernel == "numba":
 
@@ -255,7 +255,7 @@ class Simulation:
                     progress(replace(self.progress(0.0), compiling=words))
 
             compile_once(self._run, self.state, report)
-        if keeper is not None:
+        for keeper in keepers:
             keeper.begin(self)
         begin_s = time.perf_counter() - self.engine_s
         with ExitStack() as stack:
@@ -269,7 +269,7 @@ class Simulation:
                 self.engine_s += slice_s
                 if progress is not None:
                     progress(self.progress(time.perf_counter() - begin_s))
-                if keeper is not None:
+                for keeper in keepers:
                     keeper.between(self)
                 max_events = max(100, min(2 * max_events, int(max_events * SLICE_S / max(slice_s, 1e-6))))
         if code == Code.STALLED:
@@ -294,6 +294,10 @@ class Simulation:
             total_packets=self.total_packets,
             elapsed_s=elapsed_s,
         )
+
+    def reached_ps(self) -> Int64:
+        """Return how far the run is in simulated time, by domain: planes where planes run apart, else one of all."""
+        return self.state.domains["window_start_ps"].astype(np.int64)
 
     def record(self) -> RunRecord:
         """Return what the kernel recorded so far, as copies, of a workload in one block."""
@@ -407,7 +411,7 @@ def run_blocks(
     threads: int | None = None,
     changes: Sequence[Change] = (),
     progress: Callable[[Progress], None] | None = None,
-    keeper: Keeper | None = None,
+    keepers: Sequence[Keeper] = (),
 ) -> RunFigures:
     """Simulate on *network* what *carried* makes of each block, as it comes; *sink* gets the blocks themselves."""
 
@@ -426,4 +430,4 @@ def run_blocks(
     run = Simulation(
         network, coming, terminal_of_rank, seed=seed, kernel=kernel, threads=threads, sink=take, changes=changes
     )
-    return run.run_to_end(progress, keeper)
+    return run.run_to_end(progress, keepers)

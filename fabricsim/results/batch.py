@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fabricsim.results.log import Log
     from fabricsim.results.result import Result
     from fabricsim.results.run import Workload
+    from fabricsim.results.snapshot import Snapshots
 
 PS_PER_S = 10**12
 
@@ -72,6 +73,13 @@ class Batch:
         if self._resume and not checkpoint.exists:
             self._log.say("resume", f"no checkpoint {path}: starting from the beginning")
         return checkpoint
+
+    def snapshots(self, number: int) -> Snapshots | None:
+        """Return where the tables of a run are written while it goes on, ``None`` where no folder was asked for."""
+        snapshots = self._folders.snapshots(number)
+        if snapshots is not None:
+            snapshots.on_failure = lambda words: self._log.say("warning", words)
+        return snapshots
 
     def complete(
         self, number: int, fabric: FabricSpec, workload: Workload, options: Mapping[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,14 @@ class Collected(Kept):
         for block, record in retired:
             self._take(block, record)
         self._digest.advance(horizon_ps)
+
+    def so_far(self) -> Collected:
+        """Return what was taken so far, to be read before more is: rows in the order in which blocks retired."""
+        taken = copy.copy(self)
+        taken.operations, taken.tasks, taken.messages = (
+            rows.as_they_came() for rows in (self.operations, self.tasks, self.messages)
+        )
+        return taken
 
     def finish(self, figures: RunFigures) -> None:
         """End with the figures of the run as a whole; raises SelfCheckError where they contradict the blocks."""

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from fabricsim.fabrics import FabricSpec
-    from fabricsim.results.result import Result
+    from fabricsim.results.result import Result, Tables
     from fabricsim.results.run import Workload
+    from fabricsim.results.snapshot import Snapshots
     from fabricsim.results.spool import Spool
     from fabricsim.results.traffic import Int64
 
@@ -29,7 +30,7 @@ FORMATS = ("arrow", "parquet")
 FABRIC = "fabric.json"
 TABLES = ("ops", "tasks", "messages", "channels", "timeline")
 
-#: What a run that was broken off may leave: tables without a summary beside them, and parts of files.
+#: What a run that goes on, or was broken off, may leave: tables without a summary beside them, and parts of files.
 LEFTOVERS = (
     FABRIC,
     f"{FABRIC}.part",
@@ -51,30 +52,53 @@ def write_result(
     """Write the files of one result, the summary last; ``Result.write`` says what is what."""
     check_wishes(format, messages)
     folder = open_folder(folder, [Path(folder, CHECKPOINT)])
-    for name in LEFTOVERS:
-        (folder / name).unlink(missing_ok=True)
-    stored = result.collected.messages
-    kept = min(stored.num_rows, messages)
-    contents = (
-        result.op_batches(),
-        result.collected.tasks.batches(),
-        longest(stored, kept, "ready_ps", "complete_ps"),
-        result.channels.to_batches(),
-        result.timeline.to_batches(),
-    )
-    for name, batches in zip(TABLES, contents, strict=True):
-        _write_table(folder / f"{name}.{format}", batches)
+    clear(folder, {FABRIC, *(f"{name}.{format}" for name in TABLES)})  # which are written over
+    kept = write_tables(result, folder, format=format, messages=messages)
     _write_json(folder / FABRIC, fabric_document(result.info.spec))
     document = result.summary(command=command)
     document["files"] = {
         "format": format,
         "messages": kept,
-        "messages_left_out": stored.num_rows - kept,
+        "messages_left_out": result.collected.messages.num_rows - kept,
     }
     if result.info.run_sha256 is not None:
         document["files"]["run_sha256"] = result.info.run_sha256
     _write_json(folder / SUMMARY, document)
     return document
+
+
+def clear(folder: Path, stays: Collection[str] = ()) -> None:
+    """Remove what runs that were broken off have left in a folder."""
+    for name in LEFTOVERS:
+        if name not in stays:
+            (folder / name).unlink(missing_ok=True)
+
+
+def write_tables(
+    tables: Tables, folder: Path, *, format: str, messages: int, watch: Callable[[], None] = lambda: None
+) -> int:
+    """Write the tables of a run, or of one that goes on, each whole, and return how many messages are in them.
+
+    *watch* is called many times meanwhile; what it raises leaves the tables that are not yet written as they were.
+    """
+    stored = tables.collected.messages
+    kept = min(stored.num_rows, messages)
+    contents = (
+        tables.op_batches(),
+        tables.collected.tasks.batches(),
+        longest(stored, kept, "ready_ps", "complete_ps"),
+        tables.channels.to_batches(),
+        tables.timeline.to_batches(),
+    )
+    for name, batches in zip(TABLES, contents, strict=True):
+        _write_table(folder / f"{name}.{format}", _watched(batches, watch))
+    return kept
+
+
+def _watched(batches: Iterable[pa.RecordBatch], watch: Callable[[], None]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        watch()
+        yield batch
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -165,6 +189,14 @@ class Folders:
             return None
         self._folders[number].mkdir(exist_ok=True)
         return self._folders[number] / CHECKPOINT
+
+    def snapshots(self, number: int) -> Snapshots | None:
+        """Return where the tables of a run are written while it goes on; ``None`` where nothing is written."""
+        if not self._folders:
+            return None
+        from fabricsim.results.snapshot import Snapshots
+
+        return Snapshots(self._folders[number], format=self._format, messages=self._messages)
 
     def complete(self, number: int, run_sha256: Callable[[], str]) -> dict[str, Any] | None:
         """Return the summary that an earlier command wrote of a run; ConfigError if it is that of another run."""

@@ -56,81 +56,19 @@ class RunInfo:
     run_sha256: str | None = None
 
 
-class Result:
-    """What happened in one run.
+class Tables:
+    """What happened in a run, or so far in one that goes on, as Arrow tables.
 
-    Attributes
-    ----------
-    network : Network
-        The fabric as simulated, with its packet format, endpoint and routing.
-    num_ranks : int
-        Ranks of the workload.
-    terminal_of_rank : numpy.ndarray
-        Shape (ranks,), int32: the placement.
-    record : RunFigures
-        The kernel's own figures of the whole run, unfolded.
-    collected : Collected
-        What was recorded of operations, tasks and messages; the tables below are made from it.
-    info : RunInfo
-        What was asked for, and what the engine did for it.
-
-    Raises
-    ------
-    SelfCheckError
-        The record contradicts the physics: bytes lost or doubled, an effect before its cause, a time below its lower
-        bound. No result with such a fault can be had.
+    ``channel_time_ps`` is how far the run has come in simulated time, as one figure or by channel (int64).
     """
 
     def __init__(
-        self,
-        *,
-        network: Network,
-        num_ranks: int,
-        terminal_of_rank: Int32,
-        record: RunFigures,
-        collected: Collected,
-        info: RunInfo,
+        self, network: Network, record: RunFigures, collected: Collected, channel_time_ps: int | Int64
     ) -> None:
         self.network = network
-        self.num_ranks = num_ranks
-        self.terminal_of_rank = terminal_of_rank
         self.record = record
         self.collected = collected
-        self.info = info
-        collected.finish(record)
-
-    def __repr__(self) -> str:
-        """Say what ran where, and how long it took."""
-        operations = self.num_operations
-        return (
-            f"<Result of {operations} operation{'s' * (operations != 1)} over {self.num_ranks} ranks on "
-            f"{self.network.name}: {self.simulated_time_ps / metrics.PS_PER_US:,.3f} us>"
-        )
-
-    @property
-    def num_operations(self) -> int:
-        """Operations of the workload, computations among them, without the joins that a replay adds."""
-        return self.collected.num_operations
-
-    @property
-    def simulated_time_ps(self) -> int:
-        """When the last task ended, in picoseconds."""
-        return self.collected.simulated_ps
-
-    @property
-    def in_flight_ps(self) -> int:
-        """For how long at least one message was ready and not complete, in picoseconds."""
-        return self.collected.in_flight_ps
-
-    @property
-    def routing(self) -> str | None:
-        """How packets with a choice were routed; ``None`` where no packet of this run has one."""
-        return self.network.routing if self.collected.has_choice else None
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over all task and message times, hexadecimal (docs/physics.md, section 10)."""
-        return self.collected.digest
+        self._channel_time_ps = channel_time_ps
 
     def op_rows(self) -> Iterator[dict[str, Any]]:
         """Make the rows of ``ops`` as dictionaries, one after the other, without loading Arrow."""
@@ -215,7 +153,9 @@ class Result:
                 "busy_ps": record.channel_busy_ps,
                 "dead": channels.dead,
                 "utilization": pa.array(
-                    record.channel_busy_ps / max(self.simulated_time_ps, 1), mask=channels.dead, type=pa.float64()
+                    record.channel_busy_ps / np.maximum(self._channel_time_ps, 1),
+                    mask=channels.dead,
+                    type=pa.float64(),
                 ),
                 "wire_bytes": record.channel_wire_bytes,
                 "packets": record.channel_packets,
@@ -268,6 +208,81 @@ class Result:
                 ),
             }
         )
+
+
+class Result(Tables):
+    """What happened in one run.
+
+    Attributes
+    ----------
+    network : Network
+        The fabric as simulated, with its packet format, endpoint and routing.
+    num_ranks : int
+        Ranks of the workload.
+    terminal_of_rank : numpy.ndarray
+        Shape (ranks,), int32: the placement.
+    record : RunFigures
+        The kernel's own figures of the whole run, unfolded.
+    collected : Collected
+        What was recorded of operations, tasks and messages; the tables below are made from it.
+    info : RunInfo
+        What was asked for, and what the engine did for it.
+
+    Raises
+    ------
+    SelfCheckError
+        The record contradicts the physics: bytes lost or doubled, an effect before its cause, a time below its lower
+        bound. No result with such a fault can be had.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: Network,
+        num_ranks: int,
+        terminal_of_rank: Int32,
+        record: RunFigures,
+        collected: Collected,
+        info: RunInfo,
+    ) -> None:
+        super().__init__(network, record, collected, collected.simulated_ps)
+        self.num_ranks = num_ranks
+        self.terminal_of_rank = terminal_of_rank
+        self.info = info
+        collected.finish(record)
+
+    def __repr__(self) -> str:
+        """Say what ran where, and how long it took."""
+        operations = self.num_operations
+        return (
+            f"<Result of {operations} operation{'s' * (operations != 1)} over {self.num_ranks} ranks on "
+            f"{self.network.name}: {self.simulated_time_ps / metrics.PS_PER_US:,.3f} us>"
+        )
+
+    @property
+    def num_operations(self) -> int:
+        """Operations of the workload, computations among them, without the joins that a replay adds."""
+        return self.collected.num_operations
+
+    @property
+    def simulated_time_ps(self) -> int:
+        """When the last task ended, in picoseconds."""
+        return self.collected.simulated_ps
+
+    @property
+    def in_flight_ps(self) -> int:
+        """For how long at least one message was ready and not complete, in picoseconds."""
+        return self.collected.in_flight_ps
+
+    @property
+    def routing(self) -> str | None:
+        """How packets with a choice were routed; ``None`` where no packet of this run has one."""
+        return self.network.routing if self.collected.has_choice else None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all task and message times, hexadecimal (docs/physics.md, section 10)."""
+        return self.collected.digest
 
     @cached_property
     def message_latency(self) -> metrics.Distribution:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fabricsim.engine.changes import Change
-from fabricsim.engine.driver import Progress, run_blocks
+from fabricsim.engine.driver import Keeper, Progress, run_blocks
 from fabricsim.engine.folding import Folding, unfolded
 from fabricsim.engine.folding import fold as fold_planes
 from fabricsim.engine.placement import Int32, Placement, placement_name, terminal_of_rank
@@ -24,6 +24,7 @@ from fabricsim.results.fault_effects import changes_of, refuse_idle_faults, with
 from fabricsim.results.idle_overrides import feels, refuse_idle_overrides
 from fabricsim.results.result import Result, RunInfo
 from fabricsim.results.routes import find_routes
+from fabricsim.results.snapshot import SnapshotKeeper, Snapshots
 from fabricsim.results.traffic import message_traffic
 from fabricsim.units import parse_bytes, whole_number
 from fabricsim.workloads.collectives import COLLECTIVES, MOE_COLLECTIVES, algorithms_of, collective
@@ -101,6 +102,7 @@ def simulate(
     fold: bool = True,
     progress: Callable[[Progress], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Result:
     """Run a workload over a fabric, packet by packet.
 
@@ -140,6 +142,8 @@ def simulate(
     checkpoint
         A ``Checkpoint``: where the run is kept when it is stopped, or each so many seconds, and resumed from
         (docs/batch.md).
+    snapshots
+        A ``Snapshots``: the folder that shows the tables of the run so far while it goes on (docs/results.md).
 
     Returns
     -------
@@ -193,7 +197,14 @@ def simulate(
         )
     refuse_idle_overrides(run.spec, run.network, build, run.blocks, run.terminals)
     return execute(
-        run, kernel=kernel, threads=threads, fold=fold, progress=progress, started_s=started_s, checkpoint=checkpoint
+        run,
+        kernel=kernel,
+        threads=threads,
+        fold=fold,
+        progress=progress,
+        started_s=started_s,
+        checkpoint=checkpoint,
+        snapshots=snapshots,
     )
 
 
@@ -301,6 +312,7 @@ def execute(
     progress: Callable[[Progress], None] | None,
     started_s: float,
     checkpoint: Checkpoint | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Result:
     """Simulate what ``prepare`` gave; its wall time counts from ``started_s``."""
     network, blocks, terminals = run.network, run.blocks, run.terminals
@@ -311,6 +323,10 @@ def execute(
     keeper = None
     if checkpoint is not None and identity is not None:
         keeper = CheckpointKeeper(checkpoint, identity, collected, started_s)
+    # Checkpoints come first: a run that is to end does so before it writes tables.
+    keepers: list[Keeper] = [] if keeper is None else [keeper]
+    if snapshots is not None:
+        keepers.append(SnapshotKeeper(snapshots, network, folding, collected, checkpoint))
     try:
         record = run_blocks(
             folding.network,
@@ -323,7 +339,7 @@ def execute(
             threads=threads_at_hand(threads),
             changes=run.changes,
             progress=progress,
-            keeper=keeper,
+            keepers=keepers,
         )
     except StallError as error:
         if not folding.folded:
@@ -371,6 +387,7 @@ def replay(
     fold: bool = True,
     progress: Callable[[Progress], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Result:
     """Replay a recorded trace on a fabric.
 
@@ -383,7 +400,7 @@ def replay(
     mode
         ``"dependency"`` (stream order and recorded compute gaps), ``"recorded"`` (every operation begins when it was
         recorded to) or ``"back-to-back"`` (stream order, no gaps).
-    seed, kernel, threads, routing, packet, endpoint, placement, faults, fold, progress, checkpoint
+    seed, kernel, threads, routing, packet, endpoint, placement, faults, fold, progress, checkpoint, snapshots
         As for ``simulate``.
 
     Returns
@@ -412,6 +429,7 @@ def replay(
         fold=fold,
         progress=progress,
         checkpoint=checkpoint,
+        snapshots=snapshots,
     )
 
 

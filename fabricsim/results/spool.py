@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import mmap
 import tempfile
 import weakref
@@ -50,7 +51,17 @@ class Spool:
         weakref.finalize(self, self._file.close)
         self._end = 0
         self._blocks: list[_Block] = []
+        self._as_they_came = False
         self.num_rows = 0
+
+    def as_they_came(self) -> Spool:
+        """Return the rows so far, to be read before others come: blocks in the order in which they came.
+
+        To put them in order again and again while they come would write all rows to the file each time.
+        """
+        rows = copy.copy(self)
+        rows._as_they_came = True
+        return rows
 
     def append(self, columns: Sequence[Column]) -> None:
         """Add the rows of a block, a column for each name; blocks without rows leave no trace."""
@@ -79,6 +90,8 @@ class Spool:
 
     def _in_order(self) -> list[_Block]:
         """Return the blocks in order, those whose rows lie between each other's joined to one."""
+        if self._as_they_came:
+            return self._blocks
         groups: list[list[_Block]] = []
         last = -1
         for block in sorted(self._blocks, key=lambda block: block.first):
