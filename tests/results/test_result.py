@@ -60,6 +60,7 @@ def test_tasks_and_messages_are_arrow_tables(flow: Result) -> None:
     assert flow.tasks.to_pydict() == {
         "operation": [0, 0, 0, 0],
         "rank": [0, 1, 2, 3],
+        "stream": [0, 0, 0, 0],
         "begin_ps": [0, 0, 0, 0],
         "end_ps": [5_610, 7_610, 5_000, 5_000],
     }
