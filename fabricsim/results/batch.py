@@ -48,6 +48,13 @@ class Batch:
                 f"--checkpoint keeps one run, and these are {len(names)}; give -o DIR, where each has its own, or one "
                 "size and fabric"
             )
+        if checkpoint is not None and output is not None:
+            file, folder = Path(checkpoint).resolve(), Path(output).resolve()
+            if file.is_relative_to(folder) and file != folder / CHECKPOINT:
+                raise ConfigError(
+                    f"--checkpoint {checkpoint} is in the folder of -o, which is to hold nothing but the result; leave "
+                    f"it out, as -o keeps {Path(output) / CHECKPOINT}, or give it a place outside of {output}"
+                )
         if (every is not None or resume) and output is None and checkpoint is None:
             raise ConfigError("--checkpoint-every and --resume need a checkpoint: give -o DIR or --checkpoint FILE")
         self._names = apart(names)

@@ -734,6 +734,7 @@ def test_options_without_effect_are_refused(tiny_path: Path, capsys: pytest.Capt
         (("--checkpoint-every", "10min"), "need a checkpoint"),
         (("--checkpoint", "x", "--size", "1KiB,2KiB"), "--checkpoint keeps one run, and these are 2; give -o DIR"),
         (("--checkpoint", "x", "--estimate"), "--estimate runs nothing, so there is nothing to write or keep"),
+        (("--checkpoint", "out/x", "-o", "out"), "leave it out, as -o keeps out/checkpoint, or give it a place"),
         (("--checkpoint", "x", "--checkpoint-every", "10"), "'10' has no unit"),
         (("--checkpoint", "x", "--checkpoint-every", "0s"), "give a time above 0"),
     ):
