@@ -1228,6 +1228,8 @@ INLINE void fill_slots(fabric_state *state, int64_t domain, int64_t injector, in
         message_row *message = &state->messages[message_index];
         row->next_message = message->next_ready;
         PREFETCH(state->messages, row->next_message);
+        /* Written when the share ends, and where shares are single packets seldom in the cache by itself. */
+        PREFETCH(state->parts, state->channels[row->channel].first_part + message_index);
         int64_t taken_ps = message->ready_ps;
         int64_t index;
         if (row->fresh_slots > 0) {
@@ -1456,8 +1458,8 @@ INLINE void note_injection(fabric_state *state, int64_t channel, int64_t index, 
 }
 
 /* Let a free injection channel pick (docs/physics.md, section 8), again and again before until_ps; note when to look
-   at it again. */
-static void serve_injector(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
+   at it again. Inlined by name: GCC does it or not for reasons far away, which was worth 8 % of nvl72. */
+INLINE void serve_injector(fabric_state *state, int64_t domain, int64_t channel, int64_t until_ps)
 {
     channel_row *channels = state->channels;
     int64_t num_vcs = vc_mask(state) + 1;

@@ -65,7 +65,7 @@ def assert_alike(case: Case, found: Sequence[RunRecord]) -> None:
         assert all(other == first for other in others), name
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(case=cases(), turn_events=st.sampled_from([1, 20, 200_000]))
 def test_random_cases_have_one_digest(case: Case, turn_events: int) -> None:
     """Neither the kernel, nor a second thread, nor who takes which turn, nor folding changes what is recorded."""

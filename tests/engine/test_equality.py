@@ -153,7 +153,7 @@ def test_invariants_hold_after_every_slice(case: Case, slice_events: int) -> Non
         assert getattr(parts, name).tolist() == getattr(whole, name).tolist(), name
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(case=cases_with_changes(), threads=st.sampled_from([1, 2]))
 def test_a_network_that_changes_equals_oracle(case: Case, threads: int) -> None:
     """Faults at a time, with all that is under way then, give the oracle's figures, on one thread or two."""
