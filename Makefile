@@ -13,7 +13,7 @@ ONCE := tests/campaigns tests/fabrics tests/oracle tests/results tests/workloads
   $(addprefix tests/engine/,test_c_kernel.py test_digests.py test_jit.py test_warmup.py)
 COPY := build/sanitized
 
-.PHONY: help demo test lint sanitize bench clean
+.PHONY: help demo test test-numba test-c lint sanitize bench clean
 
 help:
 	@echo "make demo      replay a real recording and a generated MoE step on both fabrics"
@@ -29,8 +29,12 @@ demo: $(VENV)/.runtime
 
 # Everything on the Numba kernel, then on the C kernel what runs "the" kernel. Without a C kernel there is no second part,
 # unless FABRICSIM_STRICT asks for one.
-test: $(VENV)/.dev
+test: test-numba test-c
+
+test-numba: $(VENV)/.dev
 	$(BIN)/python -m pytest --cov --kernel numba
+
+test-c: $(VENV)/.dev
 	@if $(BIN)/python -c 'import sys; from fabricsim.engine.backends import c_problem; sys.exit(c_problem())'; then \
 	  set -x; $(BIN)/python -m pytest --kernel c $(ONCE:%=--ignore=%); \
 	else echo "The C kernel was not tested." >&2; test -z "$$FABRICSIM_STRICT"; fi
